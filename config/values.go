@@ -1,0 +1,174 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+const cureOff = `to open the ports to everybody, use "cfwall off"`
+
+// set gives target the value of a key if the file sets it and it is right, and
+// reports whether it did.
+func set[T any](d *document, v *value, target *T, parse func(value) (T, error)) bool {
+	if v == nil {
+		return false
+	}
+	got, err := parse(*v)
+	if err != nil {
+		d.fail(v.span, err)
+		return false
+	}
+	*target = got
+	return true
+}
+
+// setAll does the same with an array. It reports whether all of it was right.
+func setAll[T any](d *document, v *value, target *[]T, parse func(value) (T, error)) bool {
+	if v == nil {
+		return false
+	}
+	if v.kind != unstable.Array {
+		d.fail(v.span, problem{v.key + " must be an array", "put it in brackets: [ ]"})
+		return false
+	}
+	all := make([]T, len(v.items))
+	right := true
+	for i := range v.items {
+		right = set(d, &v.items[i], &all[i], parse) && right
+	}
+	if right {
+		*target = all
+	}
+	return right
+}
+
+// text makes a reader of values of one that wants text.
+func text[T any](parse func(string) (T, error)) func(value) (T, error) {
+	return func(v value) (T, error) {
+		if v.kind != unstable.String {
+			var none T
+			return none, problem{v.key + " takes text", "put it in quotes"}
+		}
+		return parse(v.text)
+	}
+}
+
+func parseBool(v value) (bool, error) {
+	if v.kind != unstable.Bool {
+		return false, problem{v.key + " is either true or false", "write true or false, without quotes"}
+	}
+	return v.text == "true", nil
+}
+
+func parseMode(s string) (firewall.Mode, error) {
+	switch m := firewall.Mode(s); m {
+	case firewall.ModeCloudflare:
+		return m, nil
+	case "tunnel":
+		return "", problem{`this version has only mode "cloudflare"`, `mode "tunnel" comes with a later one`}
+	}
+	cure := cmp.Or(meant(closest(s, []string{string(firewall.ModeCloudflare)})), `this version has only "cloudflare"`)
+	return "", problem{fmt.Sprintf("unknown mode %q", s), cure}
+}
+
+func parseSchedule(s string) (ipranges.Schedule, error) {
+	schedule, err := ipranges.ParseSchedule(s)
+	if err == nil {
+		return schedule, nil
+	}
+	words := []string{"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
+	cure := cmp.Or(meant(closest(s, words)), `such as "@every 6h" or "17 */4 * * *"`)
+	return schedule, problem{err.Error(), cure}
+}
+
+func parseURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Hostname() == "":
+	case u.User != nil:
+		return "", problem{fmt.Sprintf("%q names a user: the list is public", s), "leave the user out"}
+	case u.Scheme == "https":
+		return s, nil
+	case u.Scheme == "http":
+		return "", problem{fmt.Sprintf("%q: a list that decides who comes in must not travel unprotected", s), write("https" + s[len("http"):])}
+	}
+	return "", problem{fmt.Sprintf("%q is not an https URL", s), ""}
+}
+
+// parseChange reads "20%" as 0.2.
+func parseChange(v value) (float64, error) {
+	switch v.kind {
+	case unstable.String:
+		return parsePercentage(v.text)
+	case unstable.Integer:
+		return 0, problem{v.key + " takes a percentage in quotes", write(v.text + "%")}
+	}
+	return 0, problem{v.key + " takes a percentage in quotes", `such as "20%"`}
+}
+
+func parsePercentage(s string) (float64, error) {
+	number, isPercentage := strings.CutSuffix(s, "%")
+	percent, err := strconv.ParseFloat(number, 64)
+	share := percent / 100
+	if !isPercentage || err != nil || !(share > 0 && share <= 1) { // "nan" is neither
+		return 0, problem{fmt.Sprintf("%q is not a percentage above 0%% and up to 100%%", s), `such as "20%"`}
+	}
+	return share, nil
+}
+
+// parseListen reads "127.0.0.1:9477"; empty means that nothing listens.
+func parseListen(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	_, errHost := netip.ParseAddr(host)
+	number, errPort := strconv.ParseUint(port, 10, 16)
+	switch {
+	case err != nil, errPort != nil, number == 0:
+		return "", problem{fmt.Sprintf("%q is not an address with a port", s), `such as "127.0.0.1:9477" or "[::1]:9477"`}
+	case host == "":
+		return "", problem{fmt.Sprintf("%q would serve the metrics to every network", s), write("127.0.0.1" + s)}
+	case errHost != nil && host != "localhost":
+		return "", problem{fmt.Sprintf("%q is not an address", host), `such as "127.0.0.1" or "::1"`}
+	}
+	return s, nil
+}
+
+// parseTextfile wants an absolute path; empty means no file.
+func parseTextfile(s string) (string, error) {
+	switch {
+	case s == "":
+		return "", nil
+	case !path.IsAbs(s):
+		return "", problem{fmt.Sprintf("the path %q does not begin with /", s), `such as "/var/lib/prometheus/node-exporter/cfwall.prom"`}
+	case strings.HasSuffix(s, "/"), strings.ContainsRune(s, 0):
+		return "", problem{fmt.Sprintf("the path %q is not that of a file", s), ""}
+	}
+	return path.Clean(s), nil
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	var level slog.Level
+	known := []string{"debug", "info", "warn", "error"}
+	if !slices.Contains(known, s) {
+		return level, problem{fmt.Sprintf(`level %q is none of "debug", "info", "warn" and "error"`, s), meant(closest(s, known))}
+	}
+	return level, level.UnmarshalText([]byte(s))
+}
+
+// write is the suggestion to write something else.
+func write(s string) string { return "write " + strconv.Quote(s) }

@@ -1,0 +1,106 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+)
+
+// conn is a netlink connection; tests put faults between it and the kernel.
+type conn interface {
+	Send(netlink.Message) (netlink.Message, error)
+	SendMessages([]netlink.Message) ([]netlink.Message, error)
+	ReceiveIter() iter.Seq2[netlink.Message, error]
+	SetDeadline(time.Time) error
+	Close() error
+}
+
+// Kernel is the nf_tables of one network namespace: that of the thread which
+// calls. Every call opens a connection of its own, so no answer of an earlier
+// call that failed can be taken for its own.
+type Kernel struct {
+	dial func() (conn, error)
+}
+
+// New returns the kernel's nf_tables.
+func New() *Kernel { return &Kernel{dial: dialNetfilter} }
+
+const (
+	// timeout bounds one exchange with the kernel, which answers at once or,
+	// for lists of 100,000 networks, within a second.
+	timeout = 10 * time.Second
+	// receiveSize holds the largest datagram that the kernel makes: 32 KiB of
+	// a dump, or an error with the request in it (see listLimit).
+	receiveSize = 64 << 10
+	// socketBuffer takes a transaction of 100,000 networks and the answers to it.
+	socketBuffer = 16 << 20
+)
+
+func dialNetfilter() (conn, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: receiveSize})
+	if err != nil {
+		return nil, err
+	}
+	// Without them the calls work too: errors then say less, or a large
+	// transaction is refused with EMSGSIZE. NETLINK_CAP_ACK stays off: the
+	// library cannot read extended errors without the whole request in them.
+	_ = c.SetOption(netlink.ExtendedAcknowledge, true)
+	_ = c.SetWriteBuffer(socketBuffer)
+	_ = c.SetReadBuffer(socketBuffer)
+	return c, nil
+}
+
+// open dials and bounds the exchange by the context and by timeout.
+func (k *Kernel) open(ctx context.Context) (conn, error) {
+	c, err := k.dial()
+	if err != nil {
+		return nil, classify("opening a netlink socket", err)
+	}
+	deadline := time.Now().Add(timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if err := c.SetDeadline(deadline); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("setting the deadline of a netlink socket: %w", err)
+	}
+	return c, nil
+}
+
+// familyNumber is the NFPROTO_* of a table's family.
+func familyNumber(f firewall.Family) byte {
+	if f == firewall.FamilyIP {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_INET
+}
+
+// request makes a message of the nf_tables subsystem: struct nfgenmsg, then attributes.
+func request(kind int, flags netlink.HeaderFlags, family byte, attributes []byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | flags,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attributes...),
+	}
+}
+
+// attributes encodes with network byte order, as nf_tables wants all numbers.
+func attributes(fill func(*netlink.AttributeEncoder)) []byte {
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	fill(e)
+	b, err := e.Encode()
+	if err != nil {
+		panic("kernel: encoding attributes: " + err.Error()) // only an attribute over 64 KiB; those are split before
+	}
+	return b
+}

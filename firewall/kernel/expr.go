@@ -1,0 +1,171 @@
+package kernel
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+)
+
+// register is the one that every instruction of ours works on: 16 bytes wide.
+const register = unix.NFT_REG_1
+
+// lower turns an instruction into the library's expression. A set of constants
+// is given by the id it has within the transaction.
+func lower(e firewall.Expr, constants uint32) (expr.Any, error) {
+	switch e := e.(type) {
+	case firewall.Meta:
+		return &expr.Meta{Key: expr.MetaKey(e.Key), Register: register}, nil
+	case firewall.Payload:
+		return &expr.Payload{DestRegister: register, Base: expr.PayloadBase(e.Base), Offset: e.Offset, Len: e.Len}, nil
+	case firewall.DestinationType:
+		return &expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, nil
+	case firewall.And:
+		return &expr.Bitwise{
+			SourceRegister: register, DestRegister: register,
+			Len: uint32(len(e.Mask)), Mask: []byte(e.Mask), Xor: make([]byte, len(e.Mask)),
+		}, nil
+	case firewall.Equal:
+		op := expr.CmpOpEq
+		if e.Not {
+			op = expr.CmpOpNeq
+		}
+		return &expr.Cmp{Op: op, Register: register, Data: []byte(e.Data)}, nil
+	case firewall.AtLeast:
+		return &expr.Cmp{Op: expr.CmpOpGte, Register: register, Data: []byte(e.Data)}, nil
+	case firewall.AtMost:
+		return &expr.Cmp{Op: expr.CmpOpLte, Register: register, Data: []byte(e.Data)}, nil
+	case firewall.InSet:
+		return &expr.Lookup{SourceRegister: register, SetName: e.Name}, nil
+	case firewall.OneOf:
+		return &expr.Lookup{SourceRegister: register, SetName: anonymousSet, SetID: constants, Invert: e.Not}, nil
+	case firewall.Count:
+		return &expr.Objref{Type: int(nftables.ObjTypeCounter), Name: e.Name}, nil
+	case firewall.Verdict:
+		return &expr.Verdict{Kind: expr.VerdictKind(e.Kind), Chain: e.Goto}, nil
+	default:
+		return nil, fmt.Errorf("kernel: no way to write instruction %T", e)
+	}
+}
+
+// raise is the reverse of lower, for one expression as the kernel lists it.
+// Whatever it does not understand to the last attribute becomes Unknown.
+func raise(name string, data []byte, constants map[string]anonymous) firewall.Expr {
+	f := parseFields(data)
+	e := raiseKnown(name, &f, constants)
+	if e == nil || !f.done() {
+		return firewall.Unknown{Name: name, Detail: string(data)}
+	}
+	return e
+}
+
+func raiseKnown(name string, f *fields, constants map[string]anonymous) firewall.Expr {
+	switch name {
+	case "meta":
+		if f.register(unix.NFTA_META_DREG) {
+			return firewall.Meta{Key: firewall.MetaKey(f.number(unix.NFTA_META_KEY))}
+		}
+	case "payload":
+		if f.register(unix.NFTA_PAYLOAD_DREG) {
+			return firewall.Payload{
+				Base:   firewall.PayloadBase(f.number(unix.NFTA_PAYLOAD_BASE)),
+				Offset: f.number(unix.NFTA_PAYLOAD_OFFSET), Len: f.number(unix.NFTA_PAYLOAD_LEN),
+			}
+		}
+	case "fib":
+		if f.register(unix.NFTA_FIB_DREG) && f.number(unix.NFTA_FIB_RESULT) == unix.NFT_FIB_RESULT_ADDRTYPE &&
+			f.number(unix.NFTA_FIB_FLAGS) == unix.NFTA_FIB_F_DADDR {
+			return firewall.DestinationType{}
+		}
+	case "bitwise":
+		return raiseAnd(f)
+	case "cmp":
+		return raiseComparison(f)
+	case "lookup":
+		return raiseLookup(f, constants)
+	case "objref":
+		if f.number(unix.NFTA_OBJREF_IMM_TYPE) == unix.NFT_OBJECT_COUNTER {
+			return firewall.Count{Name: f.text(unix.NFTA_OBJREF_IMM_NAME)}
+		}
+	case "immediate":
+		return raiseVerdict(f)
+	}
+	return nil
+}
+
+func raiseComparison(f *fields) firewall.Expr {
+	if !f.register(unix.NFTA_CMP_SREG) {
+		return nil
+	}
+	op, data := f.number(unix.NFTA_CMP_OP), f.value(unix.NFTA_CMP_DATA)
+	switch op {
+	case unix.NFT_CMP_EQ, unix.NFT_CMP_NEQ:
+		return firewall.Equal{Not: op == unix.NFT_CMP_NEQ, Data: data}
+	case unix.NFT_CMP_GTE:
+		return firewall.AtLeast{Data: data}
+	case unix.NFT_CMP_LTE:
+		return firewall.AtMost{Data: data}
+	default:
+		return nil
+	}
+}
+
+func raiseAnd(f *fields) firewall.Expr {
+	if !f.register(unix.NFTA_BITWISE_SREG) || !f.register(unix.NFTA_BITWISE_DREG) {
+		return nil
+	}
+	mask, xor := f.value(unix.NFTA_BITWISE_MASK), f.value(unix.NFTA_BITWISE_XOR)
+	if int(f.number(unix.NFTA_BITWISE_LEN)) != len(mask) || xor != string(make([]byte, len(mask))) {
+		return nil
+	}
+	return firewall.And{Mask: mask}
+}
+
+func raiseLookup(f *fields, constants map[string]anonymous) firewall.Expr {
+	if !f.register(unix.NFTA_LOOKUP_SREG) {
+		return nil
+	}
+	name, flags := f.text(unix.NFTA_LOOKUP_SET), f.number(unix.NFTA_LOOKUP_FLAGS)
+	set, isAnonymous := constants[name]
+	switch {
+	case isAnonymous && flags&^unix.NFT_LOOKUP_F_INV == 0 && set.plain:
+		return firewall.OneOf{Not: flags != 0, Width: set.width, Values: set.values}
+	case !isAnonymous && flags == 0:
+		return firewall.InSet{Name: name}
+	default:
+		return nil
+	}
+}
+
+func raiseVerdict(f *fields) firewall.Expr {
+	if f.number(unix.NFTA_IMMEDIATE_DREG) != unix.NFT_REG_VERDICT {
+		return nil
+	}
+	data := parseFields(f.bytes(unix.NFTA_IMMEDIATE_DATA))
+	verdict := parseFields(data.bytes(unix.NFTA_DATA_VERDICT))
+	v := firewall.Verdict{
+		Kind: firewall.VerdictKind(int32(verdict.number(unix.NFTA_VERDICT_CODE))),
+		Goto: verdict.text(unix.NFTA_VERDICT_CHAIN),
+	}
+	if !data.done() || !verdict.done() {
+		return nil
+	}
+	return v
+}
+
+// encodeRule encodes the expressions of a rule, each as a list element.
+func encodeExprs(family byte, exprs []expr.Any) ([]byte, error) {
+	var list []netlink.Attribute
+	for _, e := range exprs {
+		b, err := expr.Marshal(family, e)
+		if err != nil {
+			return nil, fmt.Errorf("encoding %T: %w", e, err)
+		}
+		list = append(list, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: b})
+	}
+	return netlink.MarshalAttributes(list)
+}

@@ -1,0 +1,340 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+)
+
+// errInterrupted says that a dump mixed two states of the ruleset.
+var errInterrupted = errors.New("the ruleset changed while it was read")
+
+// readTries bounds how often a table is read anew because other programs
+// change theirs meanwhile.
+const readTries = 20
+
+// Read returns our table as the kernel holds it, whole and of one moment. A
+// table that does not exist is no error. Errors are those of this package.
+func (k *Kernel) Read(ctx context.Context, family firewall.Family) (firewall.State, error) {
+	var last error
+	for try := range readTries {
+		state, err := k.readOnce(ctx, family)
+		if !errors.Is(err, errInterrupted) {
+			return state, err
+		}
+		last = err
+		select {
+		case <-ctx.Done():
+			return firewall.State{}, ctx.Err()
+		case <-time.After(time.Duration(try) * time.Millisecond):
+		}
+	}
+	return firewall.State{}, fmt.Errorf("reading table %s %d times: %w: %w", firewall.TableName, readTries, ErrBusy, last)
+}
+
+func (k *Kernel) readOnce(ctx context.Context, family firewall.Family) (firewall.State, error) {
+	c, err := k.open(ctx)
+	if err != nil {
+		return firewall.State{}, err
+	}
+	defer c.Close()
+	r := reader{conn: c, family: familyNumber(family)}
+	before, err := r.generation()
+	if err != nil {
+		return firewall.State{}, err
+	}
+	table, err := r.table(family)
+	if err != nil {
+		return firewall.State{}, err
+	}
+	after, err := r.generation()
+	if err != nil {
+		return firewall.State{}, err
+	}
+	if before != after {
+		return firewall.State{}, errInterrupted
+	}
+	return firewall.State{Table: table, Generation: after}, nil
+}
+
+// Generation returns the number that every change of any table raises.
+func (k *Kernel) Generation(ctx context.Context) (uint32, error) {
+	c, err := k.open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	return (&reader{conn: c}).generation()
+}
+
+// reader reads one table over one connection.
+type reader struct {
+	conn   conn
+	family byte
+	// constants holds the anonymous sets by name.
+	constants map[string]anonymous
+}
+
+// anonymous is a set of constants that belongs to one rule.
+type anonymous struct {
+	width  int
+	values string
+	plain  bool
+}
+
+// get sends a request and hands each answer to the function.
+func (r *reader) get(kind int, flags netlink.HeaderFlags, fill func(*netlink.AttributeEncoder), each func(fields)) error {
+	doing := fmt.Sprintf("reading the ruleset (nf_tables message %d)", kind)
+	sent, err := r.conn.Send(request(kind, flags, r.family, attributes(fill)))
+	if err != nil {
+		return classify(doing, err)
+	}
+	for m, err := range r.conn.ReceiveIter() {
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
+			return errInterrupted
+		case err != nil:
+			return classify(doing, err)
+		case m.Header.Sequence != sent.Header.Sequence, m.Header.Flags&netlink.DumpInterrupted != 0:
+			return errInterrupted
+		}
+		each(messageFields(m))
+	}
+	return nil
+}
+
+// tableAttribute names the table in the messages of every kind of object
+// (NFTA_CHAIN_TABLE, NFTA_SET_TABLE and so on).
+const tableAttribute = unix.NFTA_CHAIN_TABLE
+
+// dump gets all objects of a kind that belong to our table.
+func (r *reader) dump(kind int, fill func(*netlink.AttributeEncoder), each func(fields)) error {
+	return r.get(kind, netlink.Dump, func(e *netlink.AttributeEncoder) {
+		e.String(tableAttribute, firewall.TableName)
+		if fill != nil {
+			fill(e)
+		}
+	}, func(f fields) {
+		// Older kernels list the objects of every table.
+		if f.text(tableAttribute) == firewall.TableName {
+			each(f)
+		}
+	})
+}
+
+func (r *reader) generation() (id uint32, err error) {
+	err = r.get(unix.NFT_MSG_GETGEN, 0, func(*netlink.AttributeEncoder) {}, func(f fields) { id = f.number(unix.NFTA_GEN_ID) })
+	if err == nil && id == 0 {
+		err = errInterrupted // no such number: a plan would take it for any state
+	}
+	return id, err
+}
+
+func (r *reader) table(family firewall.Family) (*firewall.Ruleset, error) {
+	table := &firewall.Ruleset{Family: family}
+	err := r.get(unix.NFT_MSG_GETTABLE, 0,
+		func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, firewall.TableName) },
+		func(f fields) {
+			table.Flags = f.number(unix.NFTA_TABLE_FLAGS)
+			table.Comment = commentText(f.bytes(tableUserdata), userdata.TypeComment)
+		})
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	for _, part := range []func(*firewall.Ruleset) error{r.sets, r.counters, r.chains, r.rules} {
+		if err == nil {
+			err = part(table)
+		}
+	}
+	if errors.Is(err, unix.ENOENT) {
+		err = errInterrupted // what was listed a moment ago is gone
+	}
+	return table, err
+}
+
+// commentText finds a comment in user data: types, lengths and values. The
+// library's reader trusts the lengths.
+func commentText(data []byte, kind userdata.Type) string {
+	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
+		value := data[2 : 2+int(data[1])]
+		if data[0] == byte(kind) {
+			return strings.TrimRight(string(value), "\x00")
+		}
+		data = data[2+len(value):]
+	}
+	return ""
+}
+
+func (r *reader) sets(table *firewall.Ruleset) error {
+	r.constants = make(map[string]anonymous)
+	var constant []fields
+	err := r.dump(unix.NFT_MSG_GETSET, nil, func(f fields) { constant = append(constant, f) })
+	for _, f := range constant {
+		if err == nil {
+			err = r.set(table, f)
+		}
+	}
+	return err
+}
+
+func (r *reader) set(table *firewall.Ruleset, f fields) error {
+	name, flags := f.text(unix.NFTA_SET_NAME), f.number(unix.NFTA_SET_FLAGS)
+	keys, plain, err := r.elements(name, flags)
+	if err != nil {
+		return err
+	}
+	if flags&unix.NFT_SET_ANONYMOUS != 0 {
+		plain = plain && flags == unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT
+		r.constants[name] = constants(keys, plain)
+		return nil
+	}
+	s := firewall.Set{
+		Name: name, Timeouts: flags&unix.NFT_SET_TIMEOUT != 0,
+		Type:    setType(f.number(unix.NFTA_SET_KEY_TYPE), f.number(unix.NFTA_SET_KEY_LEN)),
+		Comment: commentText(f.bytes(unix.NFTA_SET_USERDATA), userdata.NFTNL_UDATA_SET_COMMENT),
+	}
+	wantFlags := uint32(unix.NFT_SET_INTERVAL)
+	understood := true
+	if s.Type == firewall.TypeInterface {
+		wantFlags = 0
+		s.Elements, understood = names(keys)
+	} else if s.Type != "" {
+		s.Elements, understood = ranges(keys, s.Timeouts, time.Now())
+	}
+	if s.Type == "" || flags&^unix.NFT_SET_TIMEOUT != wantFlags || !isPlain(&f) || !plain || !understood {
+		s.Foreign = fmt.Sprintf("flags %#x, elements understood: %t", flags, plain && understood)
+	}
+	table.Sets = append(table.Sets, s)
+	return nil
+}
+
+// isPlain reports whether a set has none of what sets of ours have not: a
+// size, a time limit for all elements, statements that run for each.
+func isPlain(f *fields) bool {
+	shape := parseFields(f.bytes(unix.NFTA_SET_DESC))
+	return shape.number(unix.NFTA_SET_DESC_SIZE) == 0 && f.number64(unix.NFTA_SET_TIMEOUT) == 0 &&
+		f.bytes(setExpression) == nil && f.bytes(setExpressions) == nil
+}
+
+func setType(magic, size uint32) firewall.SetType {
+	for t, kind := range setKinds {
+		if kind.GetNFTMagic() == magic && kind.Bytes == size {
+			return t
+		}
+	}
+	return ""
+}
+
+func constants(keys []key, plain bool) anonymous {
+	a := anonymous{plain: plain}
+	slices.SortFunc(keys, func(x, y key) int { return bytes.Compare(x.value, y.value) })
+	for _, k := range keys {
+		if a.width == 0 {
+			a.width = len(k.value)
+		}
+		a.plain = a.plain && len(k.value) == a.width && !k.end && k.timeout == 0
+		a.values += string(k.value)
+	}
+	a.plain = a.plain && a.width > 0
+	return a
+}
+
+// elements reads a set. The elements of maps and of sets with expressions are
+// never ours.
+func (r *reader) elements(set string, flags uint32) (keys []key, plain bool, err error) {
+	if flags&(unix.NFT_SET_MAP|unix.NFT_SET_EVAL|unix.NFT_SET_OBJECT) != 0 {
+		return nil, false, nil
+	}
+	plain = true
+	err = r.dump(unix.NFT_MSG_GETSETELEM,
+		func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_SET_ELEM_LIST_SET, set) },
+		func(f fields) {
+			var ok bool
+			keys, ok = parseKeys(f.bytes(unix.NFTA_SET_ELEM_LIST_ELEMENTS), keys)
+			plain = plain && ok
+		})
+	return keys, plain, err
+}
+
+func (r *reader) counters(table *firewall.Ruleset) error {
+	kind := func(e *netlink.AttributeEncoder) { e.Uint32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER) }
+	return r.dump(unix.NFT_MSG_GETOBJ, kind, func(f fields) {
+		if f.number(unix.NFTA_OBJ_TYPE) != unix.NFT_OBJECT_COUNTER {
+			return
+		}
+		data := parseFields(f.bytes(unix.NFTA_OBJ_DATA))
+		table.Counters = append(table.Counters, firewall.Counter{
+			Name:    f.text(unix.NFTA_OBJ_NAME),
+			Comment: commentText(f.bytes(objectUserdata), userdata.TypeComment),
+			Packets: data.number64(unix.NFTA_COUNTER_PACKETS),
+			Bytes:   data.number64(unix.NFTA_COUNTER_BYTES),
+		})
+	})
+}
+
+func (r *reader) chains(table *firewall.Ruleset) error {
+	return r.dump(unix.NFT_MSG_GETCHAIN, nil, func(f fields) {
+		table.Chains = append(table.Chains, firewall.Chain{
+			Name:    f.text(unix.NFTA_CHAIN_NAME),
+			Comment: commentText(f.bytes(chainUserdata), userdata.TypeComment),
+			Hook:    hook(&f),
+		})
+	})
+}
+
+func hook(f *fields) firewall.Hook {
+	data := f.bytes(unix.NFTA_CHAIN_HOOK)
+	if data == nil {
+		return firewall.Hook{}
+	}
+	h := parseFields(data)
+	number, kind, policy := h.number(unix.NFTA_HOOK_HOOKNUM), f.text(unix.NFTA_CHAIN_TYPE), f.number(unix.NFTA_CHAIN_POLICY)
+	hook := firewall.Hook{Point: fmt.Sprintf("hook %d", number), Priority: int32(h.number(unix.NFTA_HOOK_PRIORITY))}
+	for name, n := range hookNumbers {
+		if n == number {
+			hook.Point = name
+		}
+	}
+	if kind != chainType || policy != uint32(firewall.Accept) || !h.done() {
+		hook.Foreign = fmt.Sprintf("type %s, policy %d", kind, policy)
+	}
+	return hook
+}
+
+func (r *reader) rules(table *firewall.Ruleset) error {
+	return r.dump(unix.NFT_MSG_GETRULE, nil, func(f fields) {
+		name := f.text(unix.NFTA_RULE_CHAIN)
+		i := slices.IndexFunc(table.Chains, func(c firewall.Chain) bool { return c.Name == name })
+		if i < 0 {
+			return // the generation has changed, which is seen at the end
+		}
+		table.Chains[i].Rules = append(table.Chains[i].Rules, firewall.Rule{
+			Handle:  f.number64(unix.NFTA_RULE_HANDLE),
+			Comment: commentText(f.bytes(unix.NFTA_RULE_USERDATA), userdata.TypeComment),
+			Code:    r.code(f.bytes(unix.NFTA_RULE_EXPRESSIONS)),
+		})
+	})
+}
+
+func (r *reader) code(list []byte) (code []firewall.Expr) {
+	broken := false
+	for _, b := range eachAttribute(list, &broken) {
+		f := parseFields(b)
+		name := f.text(unix.NFTA_EXPR_NAME)
+		code = append(code, raise(name, f.bytes(unix.NFTA_EXPR_DATA), r.constants))
+	}
+	if broken {
+		code = append(code, firewall.Unknown{Name: "broken"})
+	}
+	return code
+}

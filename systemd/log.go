@@ -1,0 +1,44 @@
+package systemd
+
+import (
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// NewLogger returns a logger that writes lines of text to w. Where w is the
+// standard error and systemd has connected that to the journal, it writes
+// journal entries instead, with a field for every attribute.
+func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
+	if w == io.Writer(os.Stderr) {
+		// An error means that JOURNAL_STREAM is not what systemd writes.
+		if isJournal, err := journal.StderrIsJournalStream(); err == nil && isJournal {
+			return slog.New(journalHandler{level: level, send: journal.Send, fallback: w})
+		}
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if !needsTime(w) {
+		options.ReplaceAttr = withoutTime
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// needsTime holds for terminals and files. Whoever reads from a pipe or a
+// socket, such as the journal or another supervisor, adds the time itself.
+func needsTime(w io.Writer) bool {
+	file, isFile := w.(*os.File)
+	if !isFile {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && (info.Mode().IsRegular() || info.Mode()&os.ModeCharDevice != 0)
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}

@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// ErrNoDaemon says that no daemon answers at the control socket.
+var ErrNoDaemon = errors.New("no cfwall daemon runs here")
+
+// Client is the Service of the daemon, over its control socket.
+type Client struct{ http http.Client }
+
+// Dial finds the daemon; it fails with ErrNoDaemon where none runs.
+func Dial(p Paths) (*Client, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", p.socket())
+	}
+	c, err := dial(context.Background(), "", "")
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOTDIR):
+		return nil, ErrNoDaemon
+	case errors.Is(err, os.ErrPermission):
+		return nil, refuse(ExitError, "run it with sudo, or as a member of the group cfwall", "asking the daemon: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("asking the daemon: %w", err)
+	}
+	c.Close()
+	return &Client{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+}
+
+func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out, err error) {
+	request, err := json.Marshal(in)
+	if err != nil {
+		return out, fmt.Errorf("encoding the request: %w", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cfwall/v1/"+name, bytes.NewReader(request))
+	if err != nil {
+		return out, err
+	}
+	response, err := c.http.Do(r)
+	if err != nil {
+		return out, fmt.Errorf("asking the daemon: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusOK {
+		return out, json.NewDecoder(response.Body).Decode(&out)
+	}
+	var f failure
+	if err := json.NewDecoder(response.Body).Decode(&f); err != nil {
+		return out, refuse(ExitError, "restart the daemon, so that both are of one version", "the daemon does not know %q (%s)", name, response.Status)
+	}
+	return out, &Refusal{errors.New(f.Error), f.Hint, f.Exit}
+}
+
+// Status implements Service.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, "status", nothing{})
+}
+
+// Plan implements Service.
+func (c *Client) Plan(ctx context.Context) (PlanReport, error) {
+	return call[PlanReport](ctx, c, "plan", nothing{})
+}
+
+// Apply implements Service.
+func (c *Client) Apply(ctx context.Context, force bool) (Report, error) {
+	return call[Report](ctx, c, "apply", applyRequest{force})
+}
+
+// Reload asks the daemon to do what SIGHUP does, and waits for the outcome.
+func (c *Client) Reload(ctx context.Context) (Report, error) {
+	return call[Report](ctx, c, "reload", nothing{})
+}
+
+// Why implements Service.
+func (c *Client) Why(ctx context.Context, q Question) (Explanation, error) {
+	return call[Explanation](ctx, c, "why", q)
+}
+
+// Ranges implements Service.
+func (c *Client) Ranges(ctx context.Context) (ipranges.Book, error) {
+	return call[ipranges.Book](ctx, c, "ranges", nothing{})
+}
+
+// FetchRanges implements Service.
+func (c *Client) FetchRanges(ctx context.Context) (ipranges.Outcome, error) {
+	return call[ipranges.Outcome](ctx, c, "ranges-fetch", nothing{})
+}
+
+// AcceptRanges implements Service.
+func (c *Client) AcceptRanges(ctx context.Context) (ipranges.Outcome, error) {
+	return call[ipranges.Outcome](ctx, c, "ranges-accept", nothing{})
+}
+
+// RollbackRanges implements Service.
+func (c *Client) RollbackRanges(ctx context.Context) (ipranges.Outcome, error) {
+	return call[ipranges.Outcome](ctx, c, "ranges-rollback", nothing{})
+}
+
+// Allowed implements Service.
+func (c *Client) Allowed(ctx context.Context) ([]firewall.Temporary, error) {
+	return call[[]firewall.Temporary](ctx, c, "allowed", nothing{})
+}
+
+// Allow implements Service.
+func (c *Client) Allow(ctx context.Context, network netip.Prefix, lasting time.Duration) (firewall.Temporary, error) {
+	return call[firewall.Temporary](ctx, c, "allow", allowRequest{network, lasting})
+}
+
+// Disallow implements Service.
+func (c *Client) Disallow(ctx context.Context, network netip.Prefix) error {
+	_, err := call[nothing](ctx, c, "disallow", disallowRequest{network})
+	return err
+}
+
+// Off implements Service.
+func (c *Client) Off(ctx context.Context, lasting time.Duration) (Off, error) {
+	return call[Off](ctx, c, "off", offRequest{lasting})
+}
+
+// On implements Service.
+func (c *Client) On(ctx context.Context) (Report, error) {
+	return call[Report](ctx, c, "on", nothing{})
+}

@@ -1,0 +1,227 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/user"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// permission says who may use a verb of the control socket. Whoever can
+// connect may read: the socket's mode admits root and the group cfwall.
+type permission int
+
+const (
+	mayRead permission = iota + 1
+	mayWrite
+)
+
+// A verb is one request of the control socket, POST /v1/NAME.
+type verb struct {
+	permission permission
+	serve      func(ctx context.Context, d *Daemon, request []byte) (any, error)
+}
+
+// Requests of verbs that take arguments.
+type (
+	applyRequest struct {
+		Force bool `json:"force"`
+	}
+	allowRequest struct {
+		Network netip.Prefix  `json:"network"`
+		Lasting time.Duration `json:"lasting"`
+	}
+	disallowRequest struct {
+		Network netip.Prefix `json:"network"`
+	}
+	offRequest struct {
+		Lasting time.Duration `json:"lasting"`
+	}
+	nothing struct{}
+)
+
+// verbs is the whole protocol. Each names its permission.
+var verbs = map[string]verb{
+	"status": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (Status, error) { return d.engine.Status(ctx) }),
+	"plan":   inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (PlanReport, error) { return d.engine.Plan(ctx) }),
+	"why":    inLoop(mayRead, func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
+	"ranges": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Book, error) {
+		return d.engine.Ranges(ctx)
+	}),
+	"allowed": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) ([]firewall.Temporary, error) {
+		return d.engine.Allowed(ctx)
+	}),
+	"apply":        inLoop(mayWrite, func(ctx context.Context, d *Daemon, r applyRequest) (Report, error) { return d.apply(ctx, r.Force) }),
+	"reload":       inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Report, error) { return d.reload(ctx) }),
+	"ranges-fetch": {mayWrite, fetchVerb},
+	"ranges-accept": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
+		return d.engine.AcceptRanges(ctx)
+	}),
+	"ranges-rollback": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
+		return d.engine.RollbackRanges(ctx)
+	}),
+	"allow": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r allowRequest) (firewall.Temporary, error) {
+		return d.engine.Allow(ctx, r.Network, r.Lasting)
+	}),
+	"disallow": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r disallowRequest) (nothing, error) {
+		return nothing{}, d.engine.Disallow(ctx, r.Network)
+	}),
+	"off": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r offRequest) (Off, error) {
+		return d.engine.Off(ctx, r.Lasting)
+	}),
+	"on": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Report, error) { return d.engine.On(ctx) }),
+}
+
+// inLoop makes a verb of a function that the loop runs.
+func inLoop[In, Out any](p permission, f func(context.Context, *Daemon, In) (Out, error)) verb {
+	return verb{p, func(ctx context.Context, d *Daemon, request []byte) (any, error) {
+		var in In
+		if err := json.Unmarshal(request, &in); err != nil {
+			return nil, refuse(ExitUsage, "use the cfwall of the daemon's version", "reading the request: %w", err)
+		}
+		var out Out
+		var err error
+		errLoop := d.do(ctx, func(ctx context.Context) {
+			out, err = f(ctx, d, in)
+			if p == mayWrite {
+				d.passAt = time.Now() // it learns when the next one is due, and mends what went wrong
+			}
+		})
+		if errLoop != nil {
+			return nil, errLoop
+		}
+		return out, err
+	}}
+}
+
+var errStopping = errors.New("the daemon is stopping")
+
+// fetchVerb fetches outside of the loop, as the schedule does.
+func fetchVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
+	var source ipranges.Source
+	if err := d.do(ctx, func(context.Context) { source = d.engine.config.Ranges.Source }); err != nil {
+		return nil, err
+	}
+	outcome, err := ipranges.Outcome{}, errStopping
+	d.fetch(ctx, source, func(o ipranges.Outcome, e error) { outcome, err = o, e })
+	return outcome, err
+}
+
+// serve listens on the control socket.
+func (d *Daemon) serve(ctx context.Context) (io.Closer, error) {
+	path := d.opts.Paths.socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing the old control socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("opening the control socket: %w", err)
+	}
+	if err := restrict(path); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("restricting the control socket: %w", err)
+	}
+	server := &http.Server{
+		Handler:           d.handler(),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		IdleTimeout:       10 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	return server, nil
+}
+
+// group may read the status.
+const group = "cfwall"
+
+// restrict lets root and the group connect, nobody else.
+func restrict(path string) error {
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return os.Chmod(path, 0o600)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err == nil {
+		err = os.Chown(path, -1, gid)
+	}
+	if err != nil {
+		return errors.Join(os.Chmod(path, 0o600), nil) // not ours to give: root alone
+	}
+	return os.Chmod(path, 0o660)
+}
+
+type peerKey struct{}
+
+// withPeer notes the user at the other end (SO_PEERCRED, unix(7)).
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	uid := -1
+	if raw, err := c.(*net.UnixConn).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				uid = int(cred.Uid)
+			}
+		})
+	}
+	return context.WithValue(ctx, peerKey{}, uid)
+}
+
+// may reports whether the user at the other end has a permission: writing is
+// for root and for the user that the daemon runs as.
+func may(ctx context.Context, p permission) bool {
+	uid, ok := ctx.Value(peerKey{}).(int)
+	return ok && uid >= 0 && (p == mayRead || p == mayWrite && (uid == 0 || uid == os.Getuid()))
+}
+
+// maxRequest bounds a request in bytes.
+const maxRequest = 64 << 10
+
+func (d *Daemon) handler() http.Handler {
+	mux := http.NewServeMux()
+	for name, v := range verbs {
+		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
+			if !may(r.Context(), v.permission) {
+				answer(w, nil, refuse(ExitError, "run it as root: sudo cfwall ...", "only root may do that"))
+				return
+			}
+			request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+			if err != nil {
+				return // the client is gone, or hostile
+			}
+			result, err := v.serve(r.Context(), d, request)
+			answer(w, result, err)
+		})
+	}
+	return mux
+}
+
+// failure is how an error travels over the control socket.
+type failure struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
+	Exit  int    `json:"exit"`
+}
+
+func answer(w http.ResponseWriter, result any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		r := refusalOf(err)
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		result = failure{r.Error(), r.Hint, r.Exit}
+	}
+	_ = json.NewEncoder(w).Encode(result) // the client may be gone
+}

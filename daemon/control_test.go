@@ -1,0 +1,186 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// Every verb and every kind of user: nobody but root and the daemon's own user
+// changes anything. A verb without a permission admits nobody.
+func TestPermissions(t *testing.T) {
+	writes := map[string]bool{
+		"apply": true, "reload": true, "ranges-fetch": true, "ranges-accept": true, "ranges-rollback": true,
+		"allow": true, "disallow": true, "off": true, "on": true,
+	}
+	for name, v := range verbs {
+		for uid, admitted := range map[int]bool{0: true, os.Getuid(): true, 4242: !writes[name], -1: false} {
+			ctx := context.WithValue(t.Context(), peerKey{}, uid)
+			if got := may(ctx, v.permission); got != admitted {
+				t.Errorf("%s by uid %d: admitted %v, want %v", name, uid, got, admitted)
+			}
+		}
+		if may(t.Context(), v.permission) {
+			t.Errorf("%s: a connection without credentials is admitted", name)
+		}
+	}
+	if may(context.WithValue(t.Context(), peerKey{}, 0), 0) {
+		t.Error("a verb without a permission admits root")
+	}
+}
+
+// A refused write does not reach the verb.
+func TestRefusedWriteChangesNothing(t *testing.T) {
+	engine, table, _ := newTestEngine(t)
+	d := &Daemon{engine: engine} // without a loop, a verb that ran would hang
+	for name, v := range verbs {
+		if v.permission != mayWrite {
+			continue
+		}
+		r := httptest.NewRequest("POST", "/v1/"+name, strings.NewReader("{}"))
+		r = r.WithContext(context.WithValue(t.Context(), peerKey{}, 4242))
+		w := httptest.NewRecorder()
+		d.handler().ServeHTTP(w, r)
+		if w.Code == 200 || !strings.Contains(w.Body.String(), "only root") {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if table.applied != 0 {
+		t.Error("the table was changed")
+	}
+}
+
+// serveTest runs the loop and the control socket of a daemon in memory.
+func serveTest(t *testing.T) (*Client, *Daemon, *fakeTable, *fakeFetcher) {
+	t.Helper()
+	engine, table, fetcher := newTestEngine(t)
+	engine.self.Running = true
+	d := &Daemon{engine: engine, tasks: make(chan func(context.Context)), opts: Options{Paths: engine.paths, Log: engine.log, Level: &slog.LevelVar{}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	release, err := engine.paths.acquire("run")
+	if err == nil {
+		err = d.start(ctx)
+	}
+	var control io.Closer
+	if err == nil {
+		control, err = d.serve(ctx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); d.loop(ctx, nil) }()
+	t.Cleanup(func() { cancel(); <-ended; control.Close(); release() })
+	client, err := Dial(engine.paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, d, table, fetcher
+}
+
+func TestClientAndDaemon(t *testing.T) {
+	c, d, table, fetcher := serveTest(t)
+	ctx := t.Context()
+	s, err := c.Status(ctx)
+	if err != nil || !s.Daemon.Running || !s.Table.Matches {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	network := netip.MustParsePrefix("198.51.100.7/32")
+	if _, err := c.Allow(ctx, network, time.Hour); err != nil || !table.admits("198.51.100.7", 443) {
+		t.Errorf("allow: %v", err)
+	}
+	if entries, err := c.Allowed(ctx); err != nil || len(entries) != 1 || entries[0].Network != network {
+		t.Errorf("allowed: %v, %v", entries, err)
+	}
+	if err := c.Disallow(ctx, network); err != nil || table.admits("198.51.100.7", 443) {
+		t.Errorf("disallow: %v", err)
+	}
+	if _, err := c.Off(ctx, time.Hour); err != nil || table.table != nil {
+		t.Errorf("off: %v", err)
+	}
+	if _, err := c.On(ctx); err != nil || table.admits("198.51.100.7", 443) {
+		t.Errorf("on: %v", err)
+	}
+	fetcher.answer = func() (ipranges.Answer, error) {
+		return ipranges.Answer{List: listWith("188.42.0.0/20"), From: ipranges.FromAPI, At: time.Now(), Agreement: ipranges.Agree}, nil
+	}
+	if o, err := c.FetchRanges(ctx); err != nil || o.Class != ipranges.ClassAdded || !table.admits("188.42.0.1", 443) {
+		t.Errorf("fetch: %+v, %v", o, err)
+	}
+	if o, err := c.RollbackRanges(ctx); err != nil || o.Class != ipranges.ClassRolledBack || table.admits("188.42.0.1", 443) {
+		t.Errorf("rollback: %+v, %v", o, err)
+	}
+	if book, err := c.Ranges(ctx); err != nil || !book.Current.List.Equal(ipranges.Embedded().List) {
+		t.Errorf("ranges: %+v, %v", book, err)
+	}
+	if x, err := c.Why(ctx, Question{Source: netip.MustParseAddr("198.51.100.7")}); err != nil || x.Verdict != Dropped || x.Port != 443 {
+		t.Errorf("why: %+v, %v", x, err)
+	}
+	writeFile(t, d.engine.paths.Config, "[web]\ntcp = [8443]\n")
+	if p, err := c.Plan(ctx); err != nil || p.Empty {
+		t.Errorf("plan: %+v, %v", p, err)
+	}
+	if r, err := c.Reload(ctx); err != nil || !r.Changed || table.admits("198.51.100.7", 8443) {
+		t.Errorf("reload: %+v, %v", r, err)
+	}
+}
+
+// Errors cross the socket with their hint and exit code.
+func TestErrorsCrossTheSocket(t *testing.T) {
+	c, d, _, _ := serveTest(t)
+	writeFile(t, d.engine.paths.Config, "mode = \"cloudflair\"\n")
+	_, err := c.Reload(t.Context())
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Exit != ExitUsage || refusal.Hint == "" || !strings.Contains(refusal.Error(), "cloudflair") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSecondInstanceIsTold(t *testing.T) {
+	_, d, _, _ := serveTest(t)
+	_, err := d.engine.paths.acquire("apply")
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || !strings.Contains(err.Error(), "run (pid ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNoDaemon(t *testing.T) {
+	engine, _, _ := newTestEngine(t)
+	if _, err := Dial(engine.paths); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("got %v", err)
+	}
+	writeFile(t, engine.paths.socket(), "left by something else")
+	if _, err := Dial(engine.paths); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("with a stale file: %v", err)
+	}
+}
+
+// Whatever a stranger sends to a verb that writes, it is not carried out.
+func FuzzControl(f *testing.F) {
+	f.Add([]byte("{}"))
+	f.Add([]byte(`{"network":"0.0.0.0/0","lasting":1}`))
+	f.Fuzz(func(t *testing.T, request []byte) {
+		for name, v := range verbs {
+			if v.permission != mayWrite {
+				continue
+			}
+			r := httptest.NewRequest("POST", "/v1/"+name, bytes.NewReader(request))
+			w := httptest.NewRecorder()
+			(&Daemon{}).handler().ServeHTTP(w, r.WithContext(context.WithValue(t.Context(), peerKey{}, 4242)))
+			if w.Code == 200 {
+				t.Errorf("%s was carried out for a stranger", name)
+			}
+		}
+	})
+}

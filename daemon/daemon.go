@@ -1,0 +1,310 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cfwall/cfwall/config"
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/systemd"
+)
+
+// Options are what the daemon is started with.
+type Options struct {
+	Paths   Paths
+	Version string
+	Log     *slog.Logger
+	Level   *slog.LevelVar    // follows the config
+	Reload  <-chan os.Signal  // SIGHUP
+	Notify  *systemd.Notifier // may be nil
+}
+
+// Daemon keeps the table what it should be for as long as it runs. One
+// goroutine, the loop, owns everything; others hand it tasks.
+type Daemon struct {
+	engine *Engine
+	opts   Options
+	tasks  chan func(context.Context)
+
+	passAt    time.Time // when the next pass is due
+	fetchAt   time.Time // when the next fetch is due
+	fetching  bool
+	failures  int    // passes that failed in a row
+	announced string // the status line that was last announced
+
+	metricsAddress string
+	metricsServer  *http.Server
+}
+
+// sweepInterval is how often a pass is done though nothing is known to have changed.
+const sweepInterval = time.Minute
+
+// Run enforces the policy until the context ends, and leaves the rules in
+// force then. It returns an error only where it cannot begin to work.
+func Run(ctx context.Context, o Options) error {
+	release, err := o.Paths.acquire("run")
+	if err != nil {
+		return err
+	}
+	defer release()
+	d := &Daemon{engine: NewEngine(o.Paths, o.Version, o.Log), opts: o, tasks: make(chan func(context.Context))}
+	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	hostChanged, err := kernel.WatchHost(ctx)
+	if err != nil {
+		return Explain(err)
+	}
+	control, err := d.serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	d.listenMetrics(ctx)
+	defer d.closeMetrics()
+	d.announce()
+	o.Notify.Ready(d.announced)
+	d.loop(ctx, hostChanged)
+	o.Notify.Stopping()
+	o.Log.Info("stopping; the rules stay in force")
+	return nil
+}
+
+// start enforces what is on disk, before anything touches the network. What no
+// later try can mend ends the daemon.
+func (d *Daemon) start(ctx context.Context) error {
+	d.engine.LoadState()
+	d.engine.LoadConfigOrFallback()
+	d.opts.Level.Set(d.engine.config.Log.Level)
+	d.pass(ctx)
+	err := d.engine.lastErr
+	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) {
+		return Explain(err)
+	}
+	d.fetchAt = d.engine.firstFetch(time.Now())
+	return nil
+}
+
+// firstFetch is now if no list was ever downloaded, else when it was due.
+func (e *Engine) firstFetch(now time.Time) time.Time {
+	if e.book.Current.From == ipranges.FromEmbedded && e.book.Failures == 0 {
+		return now
+	}
+	return e.book.NextAt
+}
+
+func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
+	for {
+		timer := time.NewTimer(time.Until(d.nextDue()))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-d.opts.Reload:
+			_, _ = d.reload(ctx) // it says in the log how it went
+		case task := <-d.tasks:
+			task(ctx)
+		case _, ok := <-hostChanged:
+			if !ok {
+				hostChanged = nil // the sweep goes on
+				d.opts.Log.Error("interfaces are no longer watched; changes are seen within " + sweepInterval.String())
+			}
+			d.hostChanged()
+		case <-timer.C:
+			d.due(ctx)
+		}
+		timer.Stop()
+		d.announce()
+	}
+}
+
+func (d *Daemon) nextDue() time.Time {
+	if d.fetching || d.passAt.Before(d.fetchAt) {
+		return d.passAt
+	}
+	return d.fetchAt
+}
+
+func (d *Daemon) due(ctx context.Context) {
+	now := time.Now()
+	if !now.Before(d.passAt) {
+		d.pass(ctx)
+	}
+	if !d.fetching && !now.Before(d.fetchAt) {
+		d.fetching = true
+		go d.fetch(ctx, d.engine.config.Ranges.Source, func(ipranges.Outcome, error) { d.fetching = false })
+	}
+}
+
+// settle is how long changes of interfaces are gathered: container engines
+// make several at once.
+const settle = 20 * time.Millisecond
+
+// retryOnLink is how soon a fetch that failed is tried again when something
+// about the network has changed.
+const retryOnLink = 5 * time.Second
+
+func (d *Daemon) hostChanged() {
+	now := time.Now()
+	d.passAt = earlier(d.passAt, now.Add(settle))
+	if d.engine.book.Failures > 0 && now.Sub(d.engine.book.LastOutcome.At) > time.Minute {
+		d.fetchAt = earlier(d.fetchAt, now.Add(retryOnLink))
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// longestRetry bounds how long the daemon waits after a pass that failed.
+const longestRetry = time.Minute
+
+// pass does one pass, feeds the watchdog with it and says when the next is due.
+func (d *Daemon) pass(ctx context.Context) {
+	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(time.Now())
+	if wasOff {
+		d.opts.Log.Info("the time of `cfwall off` is over")
+		if err := d.engine.setOff(Off{}); err != nil {
+			d.opts.Log.Warn("that could not be written down", "error", err)
+		}
+	}
+	report, err := d.engine.Pass(ctx)
+	d.passed(report, err)
+	d.opts.Notify.Watchdog() // also after one that failed: a restart would mend nothing
+	d.writeTextfile(ctx)
+}
+
+// passed logs what a pass did and says when the next one is due.
+func (d *Daemon) passed(r Report, err error) {
+	now := time.Now()
+	if err != nil {
+		d.failures++
+		wait := min(time.Second<<min(d.failures-1, 6), longestRetry)
+		d.passAt = now.Add(wait)
+		d.opts.Log.Error("the policy could not be enforced", "error", err, "failures", d.failures, "retry_in", wait)
+		return
+	}
+	d.failures = 0
+	if r.Changed {
+		d.opts.Log.Info("the ruleset changed", "transactions", r.Transactions, "changes", r.brief())
+	}
+	d.passAt = now.Add(sweepInterval)
+	if watchdog := d.opts.Notify.WatchdogInterval(); watchdog > 0 {
+		d.passAt = earlier(d.passAt, now.Add(watchdog/2))
+	}
+	if change := d.engine.state.nextChange(now); !change.IsZero() {
+		d.passAt = earlier(d.passAt, change.Add(10*time.Millisecond))
+	}
+}
+
+// briefChanges is how many changes a line of the log names.
+const briefChanges = 4
+
+func (r Report) brief() string {
+	named := r.Changes[:min(len(r.Changes), briefChanges)]
+	text := strings.Join(named, "; ")
+	if more := len(r.Changes) - len(named); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// reload takes the config over; an invalid one is refused, and the policy stays.
+func (d *Daemon) reload(ctx context.Context) (Report, error) {
+	d.opts.Notify.Reloading()
+	report, err := d.apply(ctx, false)
+	if err != nil {
+		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
+	}
+	d.announced = ""
+	d.announce()
+	d.opts.Notify.Ready(d.announced)
+	return report, err
+}
+
+func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
+	if err := d.engine.LoadConfig(force); err != nil {
+		return Report{}, err
+	}
+	d.opts.Level.Set(d.engine.config.Log.Level)
+	d.listenMetrics(ctx)
+	report, err := d.engine.Pass(ctx)
+	d.passed(report, err)
+	return report, err
+}
+
+// fetch gets the list outside of the loop, which a slow server must not hold
+// up, and lets the loop decide about it. Done is called in the loop, unless
+// that has ended.
+func (d *Daemon) fetch(ctx context.Context, s ipranges.Source, done func(ipranges.Outcome, error)) {
+	answer, failed := d.engine.fetcher.Fetch(ctx, s)
+	_ = d.do(ctx, func(ctx context.Context) {
+		outcome, err := d.engine.Offer(ctx, answer, failed)
+		if err != nil {
+			d.passed(Report{}, err)
+		}
+		d.fetchAt = d.engine.book.NextAt
+		done(outcome, err)
+	})
+}
+
+// do runs a task in the loop and waits for it.
+func (d *Daemon) do(ctx context.Context, task func(context.Context)) error {
+	finished := make(chan struct{})
+	select {
+	case d.tasks <- func(ctx context.Context) { defer close(finished); task(ctx) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-finished
+	return nil
+}
+
+// announce tells systemd in one line how things are, when that has changed.
+func (d *Daemon) announce() {
+	if line := d.line(); line != d.announced {
+		d.announced = line
+		d.opts.Notify.Status(line)
+		d.opts.Log.Info(line)
+	}
+}
+
+func (d *Daemon) line() string {
+	e := d.engine
+	switch {
+	case e.state.isOff(time.Now()):
+		return "OFF: every port is open, until " + untilText(e.state.off)
+	case e.lastErr != nil:
+		return "NOT PROTECTED: " + e.lastErr.Error()
+	case len(e.configProblems) > 0:
+		return "protected, but " + e.configProblems[0].Text
+	default:
+		return "protected: " + describe(e.config, e.book)
+	}
+}
+
+// describe names the policy in one line.
+func describe(c config.Config, b ipranges.Book) string {
+	return fmt.Sprintf("mode %s, tcp %s, udp %s, %d IPv4 and %d IPv6 networks of Cloudflare",
+		c.Policy.Mode, orNone(firewall.JoinPorts(c.Policy.TCP)), orNone(firewall.JoinPorts(c.Policy.UDP)),
+		len(b.Current.List.V4()), len(b.Current.List.V6()))
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}

@@ -1,0 +1,314 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/cfwall/cfwall/config"
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/durable"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// Table is the kernel's side of a pass.
+type Table interface {
+	Read(context.Context, firewall.Family) (firewall.State, error)
+	Apply(context.Context, firewall.Plan) error
+}
+
+// Fetcher gets Cloudflare's list.
+type Fetcher interface {
+	Fetch(context.Context, ipranges.Source) (ipranges.Answer, error)
+}
+
+// Engine carries the policy to the kernel, one pass at a time, and knows how
+// that went. It is not safe for concurrent use: the daemon's loop owns it, or
+// a command that works without a daemon.
+type Engine struct {
+	paths   Paths
+	version string
+	log     *slog.Logger
+	table   Table
+	fetcher Fetcher
+	host    func() (firewall.Host, error)
+	ssh     func() []uint16
+
+	self           Process // the daemon that this engine works for, if any
+	config         config.Config
+	configText     []byte // of the file that config came from, until it is kept
+	configProblems []Problem
+	store          *ipranges.Store
+	book           ipranges.Book
+	storeProblems  []Problem
+	state          state
+
+	tally   tally
+	lastErr error     // of the last pass
+	since   time.Time // when the table was first seen to be right
+}
+
+// NewEngine makes an engine on this host. It touches nothing: Load reads the
+// config and the state.
+func NewEngine(p Paths, version string, log *slog.Logger) *Engine {
+	return &Engine{
+		paths: p, version: version, log: log,
+		table:   kernel.New(),
+		fetcher: ipranges.NewClient("cfwall/" + version + " (+https://github.com/cfwall/cfwall)"),
+		host:    kernel.ReadHost,
+		ssh:     sshPorts,
+		store:   ipranges.OpenStore(p.ranges()),
+		config:  config.Default(),
+		tally:   newTally(),
+	}
+}
+
+// Reader returns what answers questions: the daemon, or where none runs an
+// engine that looks for itself. Without a daemon the config in force is the
+// file's, or what the daemon would start with.
+func Reader(p Paths, version string, log *slog.Logger) (Service, error) {
+	client, err := Dial(p)
+	if !errors.Is(err, ErrNoDaemon) {
+		return client, err
+	}
+	e := NewEngine(p, version, log)
+	e.LoadState()
+	e.LoadConfigOrFallback()
+	return e, nil
+}
+
+// Writer returns what carries out changes: the daemon, or where none runs an
+// engine that holds the lock until release is called.
+func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, release func(), err error) {
+	client, err := Dial(p)
+	if !errors.Is(err, ErrNoDaemon) {
+		return client, func() {}, err
+	}
+	release, err = p.acquire(command)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := NewEngine(p, version, log)
+	e.LoadState()
+	e.LoadConfigOrFallback()
+	return e, release, nil
+}
+
+// LoadState reads the list and the temporary entries; whatever is missing or
+// broken has a safe substitute and becomes a problem that status shows.
+func (e *Engine) LoadState() {
+	var problems []ipranges.Problem
+	e.book, problems = e.store.Load()
+	e.storeProblems = nil
+	for _, p := range problems {
+		e.storeProblems = append(e.storeProblems, Problem{p.Code, Degraded, p.Text, p.Cure})
+		e.log.Warn(p.Text, "code", p.Code, "cure", p.Cure)
+	}
+	var err error
+	if e.state, err = loadState(e.paths); err != nil {
+		e.storeProblems = append(e.storeProblems, Problem{"state-unreadable", Degraded, err.Error(), "remove the file named; `cfwall allow` entries in it are lost"})
+		e.log.Warn("state is unreadable", "error", err)
+	}
+}
+
+// readConfig reads and checks the configuration file; one that does not exist
+// is an empty one.
+func (e *Engine) readConfig() (config.Config, []byte, error) {
+	b, err := os.ReadFile(e.paths.Config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Default(), []byte{}, nil
+	}
+	if err != nil {
+		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "run it as root, or name another file with --config", ExitUsage}
+	}
+	c, err := config.Parse(bytes.NewReader(b), e.paths.Config)
+	return c, b, err
+}
+
+// LoadConfig takes the configuration file over. An invalid one, or one that
+// would lock SSH out, is refused and the running policy stays.
+func (e *Engine) LoadConfig(force bool) error {
+	c, text, err := e.readConfig()
+	if err != nil {
+		return err
+	}
+	if err := e.conflict(c.Policy); err != nil && !force {
+		return err
+	}
+	e.config, e.configText, e.configProblems = c, text, nil
+	return nil
+}
+
+// conflict refuses a policy that does not go with this host.
+func (e *Engine) conflict(p firewall.Policy) error {
+	if ports := guardedSSH(p, e.ssh()); len(ports) > 0 {
+		return refuse(ExitUsage, "take the port out of [web] tcp, or move SSH to another port; --force guards it all the same",
+			"port %d is where SSH listens: guarding it would lock you out", ports[0])
+	}
+	host, err := e.host()
+	if err != nil {
+		return err
+	}
+	if risky := firewall.AtRisk(p.UDP, host); len(risky) > 0 {
+		return fmt.Errorf("[web] udp %s: %w", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP)
+	}
+	return nil
+}
+
+// LoadConfigOrFallback is LoadConfig for the start of the daemon, which never
+// goes without a policy: instead of an invalid file it takes the last one that
+// worked, else the default; and it leaves a port open where SSH listens.
+func (e *Engine) LoadConfigOrFallback() {
+	err := e.LoadConfig(false)
+	if err == nil {
+		return
+	}
+	e.log.Error("the config is refused", "error", err)
+	fallback, what := e.lastConfig()
+	if c, _, errParse := e.readConfig(); errParse == nil {
+		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
+	}
+	e.config, e.configText = fallback, nil
+	ports := guardedSSH(e.config.Policy, e.ssh())
+	e.config.Policy = withoutPorts(e.config.Policy, ports)
+	if host, errHost := e.host(); errHost == nil {
+		e.config.Policy.UDP = firewall.SubtractPorts(e.config.Policy.UDP, firewall.AtRisk(e.config.Policy.UDP, host))
+	}
+	e.configProblems = []Problem{{"config-refused", Degraded,
+		fmt.Sprintf("the config is refused, and in force is %s: %v", what, err), "mend " + e.paths.Config + ", then: cfwall reload"}}
+}
+
+func (e *Engine) lastConfig() (config.Config, string) {
+	f, err := os.Open(e.paths.lastConfig())
+	if err == nil {
+		defer f.Close()
+		if c, err := config.Parse(f, e.paths.lastConfig()); err == nil {
+			return c, "the last one that worked"
+		}
+	}
+	return config.Default(), "the default policy"
+}
+
+// remember keeps the config that has just worked, for LoadConfigOrFallback.
+func (e *Engine) remember() {
+	if e.configText == nil {
+		return
+	}
+	if err := durable.Write(durable.OS{}, e.paths.lastConfig(), e.configText); err != nil {
+		e.log.Warn("the config could not be kept for a later start", "error", err)
+	}
+	e.configText = nil
+}
+
+// Want builds the ruleset that should be in force now.
+func (e *Engine) Want(now time.Time) (firewall.Ruleset, firewall.Host, error) {
+	host, err := e.host()
+	if err != nil {
+		return firewall.Ruleset{}, host, err
+	}
+	want, err := firewall.Build(e.config.Policy, e.lists(now), host)
+	return want, host, err
+}
+
+func (e *Engine) lists(now time.Time) firewall.Lists {
+	return firewall.Lists{Cloudflare: e.book.Current.List, Temporary: e.state.current(now)}
+}
+
+// Report says what a pass did.
+type Report struct {
+	Changed      bool     `json:"changed"`
+	Changes      []string `json:"changes"`      // in words
+	Transactions int      `json:"transactions"` // that the kernel was sent
+	Generation   uint32   `json:"generation"`   // of the kernel's ruleset, as last read
+	Off          bool     `json:"off"`          // `cfwall off` holds: every port is open
+}
+
+// passTries bounds how often a pass reads, plans and applies anew. An error of
+// a transaction is settled by reading: it may have been carried out.
+const passTries = 4
+
+// Pass makes the table what it should be and verifies it by reading it back.
+// While `cfwall off` holds, the table must be absent.
+func (e *Engine) Pass(ctx context.Context) (Report, error) {
+	report, err := e.pass(ctx)
+	report.Off = e.state.isOff(time.Now())
+	e.tally.pass(report, err)
+	e.lastErr = err
+	if err != nil || report.Off {
+		e.since = time.Time{}
+		return report, err
+	}
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
+	e.remember()
+	return report, nil
+}
+
+func (e *Engine) pass(ctx context.Context) (Report, error) {
+	want, host, err := e.Want(time.Now())
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Changes: []string{}}
+	var failed error
+	for try := range passTries {
+		have, err := e.table.Read(ctx, familyOf(host))
+		if err != nil {
+			return report, err
+		}
+		plan := e.plan(have, want)
+		report.Generation = have.Generation
+		if plan.Empty() {
+			return report, nil
+		}
+		if failed != nil && !worthRetrying(failed, try) {
+			return report, failed
+		}
+		if try == passTries-1 {
+			return report, errors.Join(failed, errNotConverging)
+		}
+		if try == passTries-2 {
+			plan.Generation = 0 // other programs never rest: go without the check that they do
+		}
+		failed = e.table.Apply(ctx, plan)
+		report.add(plan)
+	}
+	return report, failed
+}
+
+var errNotConverging = errors.New("the table is not what was written: another program changes it")
+
+// worthRetrying sorts errors: some will be the same next time. A refusal may be
+// about an entry that expired since the table was read, so it gets one retry.
+func worthRetrying(err error, try int) bool {
+	return errors.Is(err, kernel.ErrBusy) || errors.Is(err, kernel.ErrUncertain) ||
+		errors.Is(err, kernel.ErrRefused) && try == 1
+}
+
+func (r *Report) add(p firewall.Plan) {
+	r.Changed = true
+	r.Changes = p.Summary()
+	r.Transactions += len(p.Steps)
+}
+
+// plan leads to the wanted table, or while `cfwall off` holds to none.
+func (e *Engine) plan(have firewall.State, want firewall.Ruleset) firewall.Plan {
+	if !e.state.isOff(time.Now()) {
+		return firewall.MakePlan(have, want)
+	}
+	return firewall.RemovePlan(have, want.Family)
+}
+
+func familyOf(h firewall.Host) firewall.Family {
+	if h.IPv6 {
+		return firewall.FamilyINET
+	}
+	return firewall.FamilyIP
+}

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// fakeTable is a table in memory that does what it is told.
+type fakeTable struct {
+	table      *firewall.Ruleset
+	generation uint32
+	applied    int
+	// fail, if set, decides how an Apply ends; done says whether it was carried out.
+	fail func(n int) (err error, done bool)
+	// readErr is what Read returns.
+	readErr error
+}
+
+var _ Table = (*fakeTable)(nil)
+
+func (f *fakeTable) Read(context.Context, firewall.Family) (firewall.State, error) {
+	if f.readErr != nil || f.table == nil {
+		return firewall.State{Generation: f.generation}, f.readErr
+	}
+	copied := *f.table
+	return firewall.State{Table: &copied, Generation: f.generation}, nil
+}
+
+func (f *fakeTable) Apply(_ context.Context, p firewall.Plan) error {
+	f.applied++
+	err, done := error(nil), true
+	if f.fail != nil {
+		err, done = f.fail(f.applied)
+	}
+	if done {
+		for _, step := range p.Steps {
+			f.generation++
+			for _, op := range step {
+				f.op(p.Family, op)
+			}
+		}
+	}
+	return err
+}
+
+func (f *fakeTable) op(family firewall.Family, op firewall.Op) {
+	switch op := op.(type) {
+	case firewall.AddTable:
+		f.table = &firewall.Ruleset{Family: family}
+	case firewall.DeleteTable:
+		f.table = nil
+	case firewall.AddSet:
+		s := op.Set
+		s.Elements = nil
+		f.table.Sets = append(f.table.Sets, s)
+	case firewall.AddCounter:
+		f.table.Counters = append(f.table.Counters, op.Counter)
+	case firewall.AddChain:
+		c := op.Chain
+		c.Rules = nil
+		f.table.Chains = append(f.table.Chains, c)
+	case firewall.SetRules:
+		i := slices.IndexFunc(f.table.Chains, func(c firewall.Chain) bool { return c.Name == op.Chain.Name })
+		f.table.Chains[i].Rules = op.Chain.Rules
+	case firewall.AddElements:
+		s := f.set(op.Set.Name)
+		s.Elements = append(slices.Clone(s.Elements), op.Elements...)
+	case firewall.DeleteElements:
+		s := f.set(op.Set.Name)
+		s.Elements = slices.DeleteFunc(slices.Clone(s.Elements), func(e firewall.Element) bool { return slices.Contains(op.Elements, e) })
+	default:
+		panic("fakeTable: " + op.String())
+	}
+}
+
+func (f *fakeTable) set(name string) *firewall.Set {
+	return &f.table.Sets[slices.IndexFunc(f.table.Sets, func(s firewall.Set) bool { return s.Name == name })]
+}
+
+// admits asks the table that is in force.
+func (f *fakeTable) admits(source string, port uint16) bool {
+	if f.table == nil {
+		return true
+	}
+	return f.table.Decide(firewall.Packet{Source: netip.MustParseAddr(source), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Accept
+}
+
+// fakeFetcher answers what it is told, or hangs until the context ends.
+type fakeFetcher struct {
+	answer func() (ipranges.Answer, error) // nil: hang
+	times  []time.Time
+}
+
+var _ Fetcher = (*fakeFetcher)(nil)
+
+func (f *fakeFetcher) Fetch(ctx context.Context, _ ipranges.Source) (ipranges.Answer, error) {
+	f.times = append(f.times, time.Now())
+	if f.answer == nil {
+		<-ctx.Done()
+		return ipranges.Answer{}, ctx.Err()
+	}
+	return f.answer()
+}
+
+var errDown = errors.New("the network is down")
+
+func down() (ipranges.Answer, error) { return ipranges.Answer{}, errDown }
+
+// newTestEngine makes an engine on a host in memory, with its files in a
+// directory of the test.
+func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
+	t.Helper()
+	dir := t.TempDir()
+	paths := Paths{Config: filepath.Join(dir, "config.toml"), State: filepath.Join(dir, "state"), Runtime: filepath.Join(dir, "run")}
+	e := NewEngine(paths, "test", slog.New(slog.DiscardHandler))
+	table, fetcher := &fakeTable{}, &fakeFetcher{answer: down}
+	e.table, e.fetcher = table, fetcher
+	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: true}, nil }
+	e.ssh = func() []uint16 { return []uint16{22} }
+	e.LoadState()
+	return e, table, fetcher
+}
+
+// listWith is the embedded list and more.
+func listWith(networks ...string) ipranges.List {
+	l := ipranges.Embedded().List
+	for _, n := range networks {
+		l = l.Union(ipranges.NewList(netip.MustParsePrefix(n)))
+	}
+	return l
+}

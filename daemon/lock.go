@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock makes sure that one process at a time writes the table and the state.
+// It ends with the process, however that ends.
+func (p Paths) acquire(who string) (release func(), err error) {
+	if err := os.MkdirAll(p.Runtime, 0o755); err != nil {
+		return nil, &Refusal{fmt.Errorf("making the runtime directory: %w", err), "run it as root, or choose another with --runtime-dir", ExitError}
+	}
+	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, &Refusal{fmt.Errorf("opening the lock: %w", err), "run it as root, or choose another directory with --runtime-dir", ExitError}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := readHolder(f)
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, refuse(ExitError, "stop it first (systemctl stop cfwall), or let it do the work: cfwall status",
+				"cfwall already runs here: %s holds %s", holder, p.lock())
+		}
+		return nil, fmt.Errorf("locking %s: %w", p.lock(), err)
+	}
+	if err := errors.Join(f.Truncate(0), writeHolder(f, who)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("writing %s: %w", p.lock(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func writeHolder(f *os.File, who string) error {
+	_, err := fmt.Fprintf(f, "cfwall %s (pid %d)\n", who, os.Getpid())
+	return err
+}
+
+func readHolder(f io.Reader) string {
+	b, _ := io.ReadAll(io.LimitReader(f, 200))
+	if holder := strings.TrimSpace(string(b)); holder != "" {
+		return holder
+	}
+	return "another process"
+}

@@ -1,0 +1,177 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tally counts what happened since the daemon started.
+type tally struct {
+	passes  map[string]uint64 // by result: "unchanged", "changed", "failed"
+	fetches map[string]uint64 // by class
+}
+
+func newTally() tally {
+	return tally{passes: map[string]uint64{"unchanged": 0, "changed": 0, "failed": 0}, fetches: map[string]uint64{}}
+}
+
+func (t tally) pass(r Report, err error) {
+	switch {
+	case err != nil:
+		t.passes["failed"]++
+	case r.Changed:
+		t.passes["changed"]++
+	default:
+		t.passes["unchanged"]++
+	}
+}
+
+// A metric is a family of the Prometheus text format; labels are given ready
+// for braces, each with its value.
+type metric struct {
+	name, kind, help string
+	values           map[string]float64
+}
+
+func one(v float64) map[string]float64 { return map[string]float64{"": v} }
+
+// metrics puts a status into numbers.
+func metrics(s Status, t tally) []metric {
+	ranges := map[string]float64{`family="ipv4"`: float64(s.Ranges.IPv4), `family="ipv6"`: float64(s.Ranges.IPv6)}
+	packets, bytes, problems := map[string]float64{}, map[string]float64{}, map[string]float64{}
+	for name, c := range s.Counters {
+		packets[fmt.Sprintf("counter=%q", name)] = float64(c.Packets)
+		bytes[fmt.Sprintf("counter=%q", name)] = float64(c.Bytes)
+	}
+	for _, p := range s.Problems {
+		problems[fmt.Sprintf("code=%q,severity=%q", p.Code, p.Severity)] = 1
+	}
+	return []metric{
+		{"cfwall_protected", "gauge", "1 if the table in the kernel is what the policy wants, read now.", one(truth(s.Verdict != VerdictUnprotected))},
+		{"cfwall_info", "gauge", "The version that runs and the mode that it enforces.", map[string]float64{fmt.Sprintf("version=%q,mode=%q", s.Daemon.Version, s.Mode): 1}},
+		{"cfwall_problems", "gauge", "What is not as it should be, as in cfwall status.", problems},
+		{"cfwall_ranges", "gauge", "Networks of Cloudflare's in force.", ranges},
+		{"cfwall_list_checked_timestamp_seconds", "gauge", "When the list was last confirmed by Cloudflare; 0 if never.", one(timestamp(s.Ranges.CheckedAt))},
+		{"cfwall_packets_total", "counter", "Packets admitted and dropped at the guarded ports.", packets},
+		{"cfwall_bytes_total", "counter", "Bytes of those packets.", bytes},
+		{"cfwall_passes_total", "counter", "Passes by result.", labelled("result", t.passes)},
+		{"cfwall_fetches_total", "counter", "Fetches of the list by class of outcome.", labelled("class", t.fetches)},
+	}
+}
+
+func labelled(label string, counts map[string]uint64) map[string]float64 {
+	values := make(map[string]float64, len(counts))
+	for name, n := range counts {
+		values[fmt.Sprintf("%s=%q", label, name)] = float64(n)
+	}
+	return values
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix())
+}
+
+// expose prints metrics in the Prometheus text format, version 0.0.4.
+func expose(all []metric) string {
+	var b strings.Builder
+	for _, m := range all {
+		if len(m.values) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", m.name, m.help, m.name, m.kind)
+		for _, labels := range slices.Sorted(maps.Keys(m.values)) {
+			braced := labels
+			if labels != "" {
+				braced = "{" + labels + "}"
+			}
+			fmt.Fprintf(&b, "%s%s %v\n", m.name, braced, m.values[labels])
+		}
+	}
+	return b.String()
+}
+
+// metricsText reads the status and prints it as metrics.
+func (d *Daemon) metricsText(ctx context.Context) string {
+	s, err := d.engine.Status(ctx)
+	if err != nil {
+		s.Verdict = VerdictUnprotected // what cannot be read is not called protected
+	}
+	return expose(metrics(s, d.engine.tally))
+}
+
+// writeTextfile leaves the metrics for node_exporter's textfile collector,
+// which must never see half a file.
+func (d *Daemon) writeTextfile(ctx context.Context) {
+	path := d.engine.config.Metrics.Textfile
+	if path == "" {
+		return
+	}
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	err := os.WriteFile(temporary, []byte(d.metricsText(ctx)), 0o644)
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		d.opts.Log.Warn("the metrics could not be written", "error", err)
+	}
+}
+
+// listenMetrics follows the config: it opens, moves or closes the listener.
+func (d *Daemon) listenMetrics(ctx context.Context) {
+	address := d.engine.config.Metrics.Listen
+	if address == d.metricsAddress {
+		return
+	}
+	d.closeMetrics()
+	if address == "" {
+		return
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		d.opts.Log.Warn("the metrics cannot be offered", "error", err) // the next reload tries again
+		return
+	}
+	server := &http.Server{Handler: d.metricsHandler(), ReadTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	d.metricsAddress, d.metricsServer = address, server
+}
+
+func (d *Daemon) closeMetrics() {
+	if d.metricsServer != nil {
+		d.metricsServer.Close()
+	}
+	d.metricsAddress, d.metricsServer = "", nil
+}
+
+func (d *Daemon) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		var text string
+		if d.do(r.Context(), func(ctx context.Context) { text = d.metricsText(ctx) }) != nil {
+			return // the client or the daemon is going
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = io.WriteString(w, text)
+	})
+	return mux
+}

@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/ipranges"
+)
+
+// Service is what commands ask for: of the daemon over its control socket
+// (Client), or of an Engine where no daemon runs. Errors that a user can act
+// on are Refusals.
+type Service interface {
+	// Status reads the kernel and gives the verdict.
+	Status(context.Context) (Status, error)
+	// Plan says what Apply would change.
+	Plan(context.Context) (PlanReport, error)
+	// Apply takes the config over and does one pass. With force it does so
+	// even if the config does not go with this host.
+	Apply(ctx context.Context, force bool) (Report, error)
+	// Why explains what becomes of a packet.
+	Why(context.Context, Question) (Explanation, error)
+
+	// Ranges tells everything about the list.
+	Ranges(context.Context) (ipranges.Book, error)
+	// FetchRanges fetches the list now and applies what is believed of it.
+	FetchRanges(context.Context) (ipranges.Outcome, error)
+	// AcceptRanges puts the held list in force.
+	AcceptRanges(context.Context) (ipranges.Outcome, error)
+	// RollbackRanges puts the previous list in force.
+	RollbackRanges(context.Context) (ipranges.Outcome, error)
+
+	// Allowed lists the temporary entries.
+	Allowed(context.Context) ([]firewall.Temporary, error)
+	// Allow lets a network in for a time, from now.
+	Allow(ctx context.Context, network netip.Prefix, lasting time.Duration) (firewall.Temporary, error)
+	// Disallow ends a temporary entry.
+	Disallow(context.Context, netip.Prefix) error
+
+	// Off opens the ports by deleting the table; after a time other than 0
+	// the daemon closes them again.
+	Off(ctx context.Context, lasting time.Duration) (Off, error)
+	// On closes them again.
+	On(context.Context) (Report, error)
+}
+
+// PlanReport is a plan for people and for nft.
+type PlanReport struct {
+	Empty   bool     `json:"empty"`
+	Changes []string `json:"changes"` // in words
+	Script  string   `json:"nft"`     // the same as commands of nft
+	Off     bool     `json:"off"`     // `cfwall off` holds: every port is open
+}
+
+// Plan implements Service.
+func (e *Engine) Plan(ctx context.Context) (PlanReport, error) {
+	c, _, err := e.readConfig()
+	if err != nil {
+		return PlanReport{}, err
+	}
+	planned := *e
+	planned.config = c
+	want, host, err := planned.Want(time.Now())
+	if err != nil {
+		return PlanReport{}, err
+	}
+	have, err := e.table.Read(ctx, familyOf(host))
+	if err != nil {
+		return PlanReport{}, err
+	}
+	p := e.plan(have, want)
+	return PlanReport{Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(time.Now())}, nil
+}
+
+// Apply implements Service.
+func (e *Engine) Apply(ctx context.Context, force bool) (Report, error) {
+	if err := e.LoadConfig(force); err != nil {
+		return Report{}, err
+	}
+	return e.Pass(ctx)
+}
+
+// Ranges implements Service.
+func (e *Engine) Ranges(context.Context) (ipranges.Book, error) { return e.book, nil }
+
+// FetchRanges implements Service.
+func (e *Engine) FetchRanges(ctx context.Context) (ipranges.Outcome, error) {
+	answer, err := e.fetcher.Fetch(ctx, e.config.Ranges.Source)
+	return e.Offer(ctx, answer, err)
+}
+
+// Offer takes over what is believed of a fetched list, or notes why there is
+// none, and applies it.
+func (e *Engine) Offer(ctx context.Context, a ipranges.Answer, failed error) (ipranges.Outcome, error) {
+	now := time.Now()
+	var book ipranges.Book
+	var outcome ipranges.Outcome
+	if failed != nil {
+		book, outcome = e.book.Fail(failed, now)
+	} else {
+		book, outcome = e.book.Offer(a, e.config.Ranges.MaxChange, now)
+	}
+	return outcome, e.putInForce(ctx, book, outcome)
+}
+
+// AcceptRanges implements Service.
+func (e *Engine) AcceptRanges(ctx context.Context) (ipranges.Outcome, error) {
+	book, outcome, err := e.book.Accept(time.Now())
+	if err != nil {
+		return outcome, &Refusal{err, "see what is in force: cfwall ranges", ExitError}
+	}
+	return outcome, e.putInForce(ctx, book, outcome)
+}
+
+// RollbackRanges implements Service.
+func (e *Engine) RollbackRanges(ctx context.Context) (ipranges.Outcome, error) {
+	book, outcome, err := e.book.Rollback(time.Now())
+	if err != nil {
+		return outcome, &Refusal{err, "see what is in force: cfwall ranges", ExitError}
+	}
+	return outcome, e.putInForce(ctx, book, outcome)
+}
+
+// putInForce stores a list before the kernel gets it, so that a crash between
+// the two leaves a table which the next start widens or narrows to the same
+// list. A disk that cannot be written does not keep the list out of force.
+func (e *Engine) putInForce(ctx context.Context, book ipranges.Book, o ipranges.Outcome) error {
+	book.NextAt = e.config.Ranges.Schedule.Next(time.Now(), book.Failures, rand.Float64)
+	changed := !book.Current.List.Equal(e.book.Current.List)
+	e.book = book
+	e.logOutcome(o)
+	e.save(book)
+	if !changed {
+		return nil
+	}
+	_, err := e.Pass(ctx)
+	return err
+}
+
+func (e *Engine) save(book ipranges.Book) {
+	e.storeProblems = nil
+	if err := e.store.Save(book); err != nil {
+		e.storeProblems = []Problem{{"state-unwritable", Degraded, err.Error(), "make " + e.paths.State + " writable; until then a restart begins with an older list"}}
+		e.log.Error("the list could not be stored", "error", err)
+	}
+}
+
+func (e *Engine) logOutcome(o ipranges.Outcome) {
+	e.tally.fetches[string(o.Class)]++
+	attributes := []any{"class", string(o.Class), "added", o.Added.Len(), "removed", o.Removed.Len()}
+	switch o.Class {
+	case ipranges.ClassUnchanged:
+		e.log.Debug("the list of Cloudflare's networks: "+o.Text, attributes...)
+	case ipranges.ClassAdded, ipranges.ClassRemoved, ipranges.ClassAccepted, ipranges.ClassRolledBack, ipranges.ClassRemovalPending:
+		e.log.Info("the list of Cloudflare's networks: "+o.Text, attributes...)
+	default:
+		e.log.Warn("the list of Cloudflare's networks: "+o.Text, attributes...)
+	}
+}
+
+// Allowed implements Service.
+func (e *Engine) Allowed(context.Context) ([]firewall.Temporary, error) {
+	return e.state.current(time.Now()), nil
+}
+
+// longestAllow bounds a temporary entry; what is to last belongs into the config.
+const longestAllow = 30 * 24 * time.Hour
+
+// Allow implements Service.
+func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.Duration) (firewall.Temporary, error) {
+	network = network.Masked()
+	if network.IsValid() && network.Bits() == 0 {
+		return firewall.Temporary{}, refuse(ExitUsage, "to open the ports to everybody for a while: cfwall off --for 15m", "%s is everybody", network)
+	}
+	if !isNetwork(network) {
+		return firewall.Temporary{}, refuse(ExitUsage, "name an address or a network: 192.0.2.7, 198.51.100.0/24, 2001:db8::/48", "%s is no network", network)
+	}
+	if lasting < time.Second || lasting > longestAllow {
+		return firewall.Temporary{}, refuse(ExitUsage, "name a permanent one in [allow] from in "+e.paths.Config, "an entry lasts from 1s to 720h (30 days), not %s", lasting)
+	}
+	now := time.Now()
+	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting).Round(0).Truncate(time.Second)}
+	return entry, e.setAllowed(ctx, e.state.withAllowed(entry, now))
+}
+
+// Disallow implements Service.
+func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
+	network = network.Masked()
+	left := without(e.state.current(time.Now()), network)
+	if len(left) == len(e.state.current(time.Now())) {
+		return refuse(ExitError, "list them: cfwall allow --list", "there is no temporary entry for %s", networkText(network))
+	}
+	return e.setAllowed(ctx, left)
+}
+
+func (e *Engine) setAllowed(ctx context.Context, entries []firewall.Temporary) error {
+	if err := saveJSON(e.paths.allow(), entries); err != nil {
+		return err
+	}
+	e.state.allowed = entries
+	_, err := e.Pass(ctx)
+	return err
+}
+
+// Off implements Service.
+func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
+	if lasting > 0 && !e.self.Running {
+		return Off{}, refuse(ExitError, "start the daemon first (systemctl start cfwall), or open the ports until further notice: cfwall off",
+			"no daemon runs that would close the ports again in time")
+	}
+	now := time.Now().Round(0)
+	off := Off{Since: now}
+	if lasting > 0 {
+		off.Until = now.Add(lasting)
+	}
+	if err := e.setOff(off); err != nil {
+		return Off{}, err
+	}
+	_, err := e.Pass(ctx)
+	e.log.Warn("switched off: every port is open", "until", untilText(off))
+	return off, err
+}
+
+func untilText(o Off) string {
+	if o.Until.IsZero() {
+		return "cfwall on"
+	}
+	return o.Until.Format(time.RFC3339)
+}
+
+// On implements Service.
+func (e *Engine) On(ctx context.Context) (Report, error) {
+	if err := e.setOff(Off{}); err != nil {
+		return Report{}, err
+	}
+	return e.Pass(ctx)
+}
+
+func (e *Engine) setOff(off Off) error {
+	if err := saveJSON(e.paths.off(), off); err != nil {
+		return err
+	}
+	e.state.off = off
+	return nil
+}

@@ -1,0 +1,252 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cfwall/cfwall/firewall"
+)
+
+// StatusSchema names the layout of Status; a change that breaks readers gets a new number.
+const StatusSchema = "cfwall.status/1"
+
+// The verdicts of a Status.
+const (
+	VerdictProtected   = "protected"
+	VerdictDegraded    = "degraded"
+	VerdictUnprotected = "unprotected"
+)
+
+// Status answers whether the host is protected, from a fresh read of the kernel.
+type Status struct {
+	Schema   string             `json:"schema"`
+	Verdict  string             `json:"verdict"`
+	Mode     firewall.Mode      `json:"mode"`
+	Since    time.Time          `json:"since,omitzero"` // the table has been right since
+	Guarded  Guarded            `json:"guarded"`
+	Table    TableStatus        `json:"table"`
+	Ranges   RangesStatus       `json:"ranges"`
+	Allowed  []Allowance        `json:"allowed"` // who else may reach the guarded ports
+	Counters map[string]Traffic `json:"counters"`
+	Problems []Problem          `json:"problems"`
+	Daemon   Process            `json:"daemon"`
+	Off      *Off               `json:"off,omitempty"`
+	Open     []string           `json:"open"` // what listens on ports that are not guarded
+}
+
+// Guarded names the ports that the policy guards.
+type Guarded struct {
+	TCP string `json:"tcp"`
+	UDP string `json:"udp"`
+}
+
+// Allowance names somebody besides Cloudflare.
+type Allowance struct {
+	Who   string    `json:"who"`            // an address, a network or "interface NAME"
+	Until time.Time `json:"until,omitzero"` // of `cfwall allow`; zero: as long as the config says so
+}
+
+// TableStatus compares the kernel's table with the wanted one.
+type TableStatus struct {
+	Present    bool   `json:"present"`
+	Ownership  string `json:"ownership"` // "plain": other programs could change it
+	Matches    bool   `json:"matches"`
+	Generation uint32 `json:"generation"`
+	IPv6       bool   `json:"ipv6"` // false on a host without IPv6
+}
+
+// RangesStatus sums up the list.
+type RangesStatus struct {
+	IPv4      int       `json:"ipv4"`
+	IPv6      int       `json:"ipv6"`
+	Source    string    `json:"source"`
+	ETag      string    `json:"etag,omitempty"`
+	FetchedAt time.Time `json:"fetched_at,omitzero"`
+	CheckedAt time.Time `json:"checked_at,omitzero"`
+	NextAt    time.Time `json:"next_at,omitzero"`
+	LastError string    `json:"last_error,omitempty"`
+	Held      string    `json:"held,omitempty"`
+	Agreement string    `json:"agreement,omitempty"`
+}
+
+// Traffic is the value of a counter.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Process tells who keeps the table.
+type Process struct {
+	Running bool   `json:"running"`
+	PID     int    `json:"pid,omitempty"`
+	Version string `json:"version,omitempty"`
+}
+
+// Status implements Service.
+func (e *Engine) Status(ctx context.Context) (Status, error) {
+	now := time.Now()
+	s := Status{
+		Schema: StatusSchema, Mode: e.config.Policy.Mode, Since: e.since,
+		Guarded: Guarded{firewall.JoinPorts(e.config.Policy.TCP), firewall.JoinPorts(e.config.Policy.UDP)},
+		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
+		Daemon: e.self,
+	}
+	want, host, err := e.Want(now)
+	if err != nil {
+		s.Problems = append(s.Problems, Problem{"no-ruleset", Unprotected, err.Error(), cureOf(err)})
+	}
+	have, err := e.table.Read(ctx, familyOf(host))
+	if err != nil {
+		return s, err
+	}
+	s.table(have, want, host)
+	s.Open = reachable(e.guarding(s.Table), listeners(), host)
+	if !s.Table.Matches {
+		s.Since = time.Time{}
+	}
+	s.Problems = append(s.Problems, e.problems(now, s.Table)...)
+	if e.state.isOff(now) {
+		off := e.state.off
+		s.Off = &off
+	}
+	s.judge()
+	return s, nil
+}
+
+// guarding is the policy in so far as a table is there to enforce it.
+func (e *Engine) guarding(t TableStatus) firewall.Policy {
+	if !t.Present {
+		return firewall.Policy{}
+	}
+	return e.config.Policy
+}
+
+func (s *Status) table(have firewall.State, want firewall.Ruleset, h firewall.Host) {
+	s.Table = TableStatus{Ownership: "plain", Generation: have.Generation, IPv6: h.IPv6}
+	if have.Table == nil {
+		return
+	}
+	s.Table.Present = true
+	s.Table.Matches = len(want.Chains) > 0 && firewall.MakePlan(have, want).Empty()
+	for _, c := range have.Table.Counters {
+		s.Counters[c.Name] = Traffic{c.Packets, c.Bytes}
+	}
+}
+
+// judge derives the verdict from the gravest problem.
+func (s *Status) judge() {
+	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return cmp.Compare(grade(b.Severity), grade(a.Severity)) })
+	s.Verdict = VerdictProtected
+	if len(s.Problems) > 0 {
+		s.Verdict = []string{VerdictProtected, VerdictDegraded, VerdictUnprotected}[grade(s.Problems[0].Severity)]
+	}
+}
+
+func grade(s Severity) int {
+	return max(slices.Index([]Severity{Warning, Degraded, Unprotected}, s), 0)
+}
+
+func (e *Engine) rangesStatus() RangesStatus {
+	b := e.book
+	s := RangesStatus{
+		IPv4: len(b.Current.List.V4()), IPv6: len(b.Current.List.V6()),
+		Source: b.Current.From, ETag: b.Current.ETag, FetchedAt: b.Current.FetchedAt,
+		CheckedAt: b.CheckedAt, NextAt: b.NextAt, Agreement: b.Agreement,
+	}
+	if b.Failures > 0 {
+		s.LastError = string(b.LastOutcome.Class) + ": " + b.LastOutcome.Text
+	}
+	if b.Held != nil {
+		s.Held = b.Held.Reason
+	}
+	return s
+}
+
+func (e *Engine) allowedStatus(now time.Time) []Allowance {
+	allowed := []Allowance{}
+	for _, n := range e.config.Policy.Allow.Networks() {
+		allowed = append(allowed, Allowance{Who: networkText(n)})
+	}
+	for _, t := range e.state.current(now) {
+		allowed = append(allowed, Allowance{networkText(t.Network), t.Expires})
+	}
+	for _, i := range e.config.Policy.Interfaces {
+		allowed = append(allowed, Allowance{Who: "interface " + i})
+	}
+	return allowed
+}
+
+// networkText prints a network, or a single address without its length.
+func networkText(n netip.Prefix) string {
+	if n.IsSingleIP() {
+		return n.Addr().String()
+	}
+	return n.String()
+}
+
+// problems lists what is wrong with the table, the list, the config and the disk.
+func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
+	problems := e.tableProblems(now, t)
+	if e.lastErr != nil {
+		problems = append(problems, Problem{"pass-failed", Degraded, "the last pass failed: " + e.lastErr.Error(), cureOf(e.lastErr)})
+	}
+	if !e.self.Running {
+		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "systemctl start cfwall"})
+	}
+	problems = append(problems, e.rangesProblems(now)...)
+	problems = append(problems, e.configProblems...)
+	return append(problems, e.storeProblems...)
+}
+
+func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
+	switch {
+	case e.state.isOff(now):
+		return []Problem{{"off", Unprotected, "switched off by `cfwall off`: every port is open", "cfwall on"}}
+	case !t.Present:
+		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (systemctl start cfwall), or once: cfwall apply"}}
+	case !t.Matches:
+		return []Problem{{"table-differs", Unprotected, "the table in the kernel is not the one that the policy wants", "cfwall plan shows the difference, cfwall apply mends it"}}
+	default:
+		return nil
+	}
+}
+
+func (e *Engine) rangesProblems(now time.Time) []Problem {
+	var problems []Problem
+	add := func(code string, s Severity, cure, format string, args ...any) {
+		problems = append(problems, Problem{code, s, fmt.Sprintf(format, args...), cure})
+	}
+	const why = "cfwall ranges fetch says why"
+	age, freshness := e.book.Freshness(now)
+	days := int(age.Hours() / 24)
+	switch {
+	case e.book.Current.From == "embedded":
+		add("list-embedded", Degraded, "let it reach https://api.cloudflare.com; "+why,
+			"the list is the one built into cfwall, of %s (%d days old): none was downloaded yet", e.book.Current.FetchedAt.Format(time.DateOnly), days)
+	case freshness == "stale":
+		add("list-stale", Degraded, why, "the list was last checked %d days ago", days)
+	case freshness == "old":
+		add("list-old", Warning, why, "the list was last checked %d days ago", days)
+	case e.book.Failures > 0:
+		add("fetch-failing", Warning, why, "the last %d fetches failed: %s", e.book.Failures, e.book.LastOutcome.Text)
+	}
+	if e.book.Held != nil {
+		add("list-held", Degraded, "look at it (cfwall ranges diff), then: cfwall ranges accept", "a new list is held back: %s", e.book.Held.Reason)
+	}
+	if e.book.Agreement == "disagree" {
+		add("sources-disagree", Warning, "wait for the next fetch; if it lasts, compare: cfwall ranges diff", "Cloudflare's API and its text pages give different lists")
+	}
+	return problems
+}
+
+// cureOf is the hint that belongs to an error.
+func cureOf(err error) string {
+	if hint := refusalOf(err).Hint; hint != "" {
+		return hint
+	}
+	return "cfwall apply tries again and says what happens"
+}

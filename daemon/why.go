@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cfwall/cfwall/firewall"
+)
+
+// A Question asks what becomes of a packet from outside.
+type Question struct {
+	Source   netip.Addr `json:"source"`
+	Port     uint16     `json:"port"`     // 0: 443 if it is guarded, else the first guarded port
+	Protocol string     `json:"protocol"` // "tcp" or "udp"
+}
+
+// The verdicts of an Explanation.
+const (
+	Admitted   = "admitted"  // by an entry or a rule
+	Dropped    = "dropped"   //
+	NotGuarded = "unguarded" // cfwall does not look at this port
+	Unknown    = "unknown"   // the table holds rules that this version does not know
+	NoTable    = "no-table"  // nothing is guarded
+)
+
+// An Explanation says what becomes of a packet, read from the kernel's table.
+type Explanation struct {
+	Question
+	Verdict string `json:"verdict"`
+	Text    string `json:"text"`
+	Rule    string `json:"rule,omitempty"`  // the rule that decides
+	Chain   string `json:"chain,omitempty"` // and its chain
+	Set     string `json:"set,omitempty"`   // the set whose entry matches
+	Entry   string `json:"entry,omitempty"`
+}
+
+// Why implements Service.
+func (e *Engine) Why(ctx context.Context, q Question) (Explanation, error) {
+	q = e.complete(q)
+	want, host, err := e.Want(time.Now())
+	if err != nil {
+		return Explanation{}, err
+	}
+	have, err := e.table.Read(ctx, familyOf(host))
+	if err != nil {
+		return Explanation{}, err
+	}
+	x := Explanation{Question: q, Verdict: NoTable, Text: "no table of cfwall's is in the kernel: every port is open"}
+	if have.Table == nil {
+		return x, nil
+	}
+	d := have.Table.Decide(firewall.Packet{Source: q.Source, Protocol: q.Protocol, Port: q.Port, Opening: true})
+	x.Chain, x.Rule = d.Chain, ruleText(d, want)
+	if d.Set != "" {
+		x.Set, x.Entry = d.Set, firewall.RangeString(d.Element.Range)
+	}
+	x.Verdict, x.Text = e.judge(q, d)
+	return x, nil
+}
+
+// complete fills in what the question leaves open.
+func (e *Engine) complete(q Question) Question {
+	q.Source = q.Source.Unmap()
+	if q.Protocol == "" {
+		q.Protocol = "tcp"
+	}
+	ports := e.config.Policy.TCP
+	if q.Protocol == "udp" {
+		ports = e.config.Policy.UDP
+	}
+	if q.Port == 0 {
+		q.Port = 443
+		if !firewall.PortsContain(ports, 443) && len(ports) > 0 {
+			q.Port = ports[0].First
+		}
+	}
+	return q
+}
+
+func (e *Engine) judge(q Question, d firewall.Decision) (verdict, text string) {
+	switch {
+	case !d.Certain:
+		return Unknown, "the table holds rules that this version of cfwall does not know"
+	case !d.Guarded:
+		return NotGuarded, fmt.Sprintf("%s port %d is not guarded by cfwall", q.Protocol, q.Port)
+	case d.Verdict == firewall.Drop && q.Protocol == "udp":
+		return Dropped, fmt.Sprintf("%s is in no allow entry, and Cloudflare reaches origins by TCP only", q.Source)
+	case d.Verdict == firewall.Drop:
+		return Dropped, fmt.Sprintf("%s is in none of Cloudflare's %d networks and in no allow entry", q.Source, e.book.Current.List.Len())
+	case d.Element.Expires.IsZero():
+		return Admitted, fmt.Sprintf("%s (%s)", membership(q, d), origin(d.Set))
+	default:
+		return Admitted, fmt.Sprintf("%s (cfwall allow, until %s)", membership(q, d), d.Element.Expires.Format(time.RFC3339))
+	}
+}
+
+func membership(q Question, d firewall.Decision) string {
+	if entry := firewall.RangeString(d.Element.Range); entry != q.Source.String() {
+		return fmt.Sprintf("%s is in %s", q.Source, entry)
+	}
+	return fmt.Sprintf("%s has an entry of its own", q.Source)
+}
+
+func origin(set string) string {
+	switch set {
+	case "cloudflare4", "cloudflare6":
+		return "Cloudflare"
+	default:
+		return "[allow] from"
+	}
+}
+
+// ruleText finds the words of a rule that was read from the kernel.
+func ruleText(d firewall.Decision, want firewall.Ruleset) string {
+	c, _ := want.Chain(d.Chain)
+	for _, r := range c.Rules {
+		if r.Equal(d.Rule) {
+			return r.Text
+		}
+	}
+	return d.Rule.Comment
+}

@@ -2,6 +2,8 @@ package systemd
 
 import (
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -58,9 +60,30 @@ func (n *Notifier) send(state string) {
 	if n == nil {
 		return
 	}
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if err := notify(state); err != nil {
 		n.log().Warn("notifying systemd", "err", err)
 	}
+}
+
+// patience bounds a write in case nobody reads the socket: go-systemd's own
+// SdNotify would wait for ever, and the caller enforces the policy.
+const patience = 500 * time.Millisecond
+
+func notify(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err = c.Write([]byte(state))
+	return err
 }
 
 func (n *Notifier) log() *slog.Logger {

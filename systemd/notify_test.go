@@ -172,3 +172,22 @@ func TestWatchdogInterval(t *testing.T) {
 		})
 	}
 }
+
+// A service manager that reads nothing must not hold up the daemon.
+func TestNobodyReadsTheSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	var log bytes.Buffer
+	n := &Notifier{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	for log.Len() == 0 { // until the queue is full, which is after a few hundred
+		n.Status("still here")
+	}
+	if !strings.Contains(log.String(), "timeout") {
+		t.Errorf("logged is %q", log.String())
+	}
+}

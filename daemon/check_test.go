@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, _, _ := newTestEngine(t)
-			e.ssh = func() []uint16 { return []uint16{2222} }
+			e.ssh = sshOn(2222)
 			e.host = func() (firewall.Host, error) {
 				return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 32768, Last: 60999}}}, nil
 			}

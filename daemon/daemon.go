@@ -236,6 +236,8 @@ func (d *Daemon) reload(ctx context.Context) (Report, error) {
 
 func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
 	if err := d.engine.LoadConfig(force); err != nil {
+		d.engine.configProblems = []Problem{{"config-refused", Degraded,
+			"the config file is refused, and the policy stays as it was: " + firstLine(err), "cfwall check says more; then: cfwall reload"}}
 		return Report{}, err
 	}
 	d.opts.Level.Set(d.engine.config.Log.Level)
@@ -243,6 +245,11 @@ func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
 	return report, err
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 // fetch gets the list outside of the loop, which a slow server must not hold

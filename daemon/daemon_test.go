@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,6 +244,11 @@ func TestReload(t *testing.T) {
 		if d.admits(t, "198.51.100.7", 8443) {
 			t.Error("a broken config changed the policy")
 		}
+		d.in(t, func(ctx context.Context) {
+			if s, err := d.engine.Status(ctx); err != nil || !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "config-refused" }) {
+				t.Errorf("status does not say that the config is refused: %v, %v", s.Problems, err)
+			}
+		})
 		if !strings.Contains(d.log.String(), "tpc") {
 			t.Errorf("the log does not name what is wrong: %s", d.log)
 		}

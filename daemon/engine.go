@@ -38,7 +38,7 @@ type Engine struct {
 	table   Table
 	fetcher Fetcher
 	host    func() (firewall.Host, error)
-	ssh     func() []uint16
+	ssh     func(firewall.Policy) []uint16 // the ports of SSH that a policy would guard
 
 	self           Process // the daemon that this engine works for, if any
 	config         config.Config
@@ -62,7 +62,7 @@ func NewEngine(p Paths, version string, log *slog.Logger) *Engine {
 		table:   kernel.New(),
 		fetcher: ipranges.NewClient("cfwall/" + version + " (+https://github.com/cfwall/cfwall)"),
 		host:    kernel.ReadHost,
-		ssh:     sshPorts,
+		ssh:     guardedSSH,
 		store:   ipranges.OpenStore(p.ranges()),
 		config:  config.Default(),
 		tally:   newTally(),
@@ -147,7 +147,7 @@ func (e *Engine) LoadConfig(force bool) error {
 
 // conflict refuses a policy that does not go with this host.
 func (e *Engine) conflict(p firewall.Policy) error {
-	if ports := guardedSSH(p, e.ssh()); len(ports) > 0 {
+	if ports := e.ssh(p); len(ports) > 0 {
 		return refuse(ExitUsage, "take the port out of [web] tcp, or move SSH to another port; --force guards it all the same",
 			"port %d is where SSH listens: guarding it would lock you out", ports[0])
 	}
@@ -175,13 +175,13 @@ func (e *Engine) LoadConfigOrFallback() {
 		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText = fallback, nil
-	ports := guardedSSH(e.config.Policy, e.ssh())
+	ports := e.ssh(e.config.Policy)
 	e.config.Policy = withoutPorts(e.config.Policy, ports)
 	if host, errHost := e.host(); errHost == nil {
 		e.config.Policy.UDP = firewall.SubtractPorts(e.config.Policy.UDP, firewall.AtRisk(e.config.Policy.UDP, host))
 	}
 	e.configProblems = []Problem{{"config-refused", Degraded,
-		fmt.Sprintf("the config is refused, and in force is %s: %v", what, err), "mend " + e.paths.Config + ", then: cfwall reload"}}
+		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
 }
 
 func (e *Engine) lastConfig() (config.Config, string) {

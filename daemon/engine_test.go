@@ -93,7 +93,7 @@ func TestStartNeverGoesWithoutAPolicy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, table, _ := newTestEngine(t)
-			e.ssh = func() []uint16 { return test.ssh }
+			e.ssh = sshOn(test.ssh...)
 			writeFile(t, e.paths.Config, test.config)
 			writeFile(t, e.paths.lastConfig(), test.last)
 			e.LoadConfigOrFallback()
@@ -157,7 +157,7 @@ func TestApplyRefusesWhatWouldLockOut(t *testing.T) {
 	if _, err := e.Pass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	e.ssh = func() []uint16 { return []uint16{2222} }
+	e.ssh = sshOn(2222)
 	writeFile(t, e.paths.Config, "[web]\ntcp = [2222]\n")
 	_, err := e.Apply(t.Context(), false)
 	var refusal *Refusal

@@ -125,7 +125,7 @@ func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
 	table, fetcher := &fakeTable{}, &fakeFetcher{answer: down}
 	e.table, e.fetcher = table, fetcher
 	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: true}, nil }
-	e.ssh = func() []uint16 { return []uint16{22} }
+	e.ssh = sshOn(22)
 	e.LoadState()
 	return e, table, fetcher
 }
@@ -137,4 +137,11 @@ func listWith(networks ...string) ipranges.List {
 		l = l.Union(ipranges.NewList(netip.MustParsePrefix(n)))
 	}
 	return l
+}
+
+// sshOn says that SSH listens on ports.
+func sshOn(ports ...uint16) func(firewall.Policy) []uint16 {
+	return func(p firewall.Policy) []uint16 {
+		return slices.DeleteFunc(slices.Clone(ports), func(port uint16) bool { return !firewall.PortsContain(p.TCP, port) })
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,11 +21,11 @@ func (p Paths) acquire(who string) (release func(), err error) {
 	if err != nil {
 		return nil, &Refusal{fmt.Errorf("opening the lock: %w", err), "run it as root, or choose another directory with --runtime-dir", ExitError}
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockFile(f); err != nil {
 		holder := readHolder(f)
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, refuse(ExitError, "stop it first (systemctl stop cfwall), or let it do the work: cfwall status",
+			return nil, refuse(ExitError, "stop it first, or let it do the work: cfwall status",
 				"cfwall already runs here: %s holds %s", holder, p.lock())
 		}
 		return nil, fmt.Errorf("locking %s: %w", p.lock(), err)
@@ -36,13 +37,29 @@ func (p Paths) acquire(who string) (release func(), err error) {
 	return func() { f.Close() }, nil
 }
 
+// lockPatience is how long to wait for a command that holds the lock: it needs
+// it for moments. A daemon keeps it for as long as it runs.
+const lockPatience = 3 * time.Second
+
+func lockFile(f *os.File) error {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) || strings.HasPrefix(readHolder(f), daemonHolder) {
+			return err
+		}
+	}
+}
+
+// daemonHolder begins what a daemon writes into the lock.
+const daemonHolder = "cfwall run "
+
 func writeHolder(f *os.File, who string) error {
 	_, err := fmt.Fprintf(f, "cfwall %s (pid %d)\n", who, os.Getpid())
 	return err
 }
 
-func readHolder(f io.Reader) string {
-	b, _ := io.ReadAll(io.LimitReader(f, 200))
+func readHolder(f io.ReaderAt) string {
+	b, _ := io.ReadAll(io.NewSectionReader(f, 0, 200))
 	if holder := strings.TrimSpace(string(b)); holder != "" {
 		return holder
 	}

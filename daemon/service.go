@@ -182,7 +182,7 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 		return firewall.Temporary{}, refuse(ExitUsage, "name a permanent one in [allow] from in "+e.paths.Config, "an entry lasts from 1s to 720h (30 days), not %s", lasting)
 	}
 	now := time.Now()
-	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting).Round(0).Truncate(time.Second)}
+	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting + time.Second - 1).Round(0).Truncate(time.Second)}
 	return entry, e.setAllowed(ctx, e.state.withAllowed(entry, now))
 }
 
@@ -208,7 +208,7 @@ func (e *Engine) setAllowed(ctx context.Context, entries []firewall.Temporary) e
 // Off implements Service.
 func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	if lasting > 0 && !e.self.Running {
-		return Off{}, refuse(ExitError, "start the daemon first (systemctl start cfwall), or open the ports until further notice: cfwall off",
+		return Off{}, refuse(ExitError, "start the daemon first (cfwall run), or open the ports until further notice: cfwall off",
 			"no daemon runs that would close the ports again in time")
 	}
 	now := time.Now().Round(0)

@@ -75,17 +75,22 @@ func parseSocketAddress(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), ok
 }
 
-// sshPorts lists the ports that SSH uses here: where a process named sshd
-// listens, and the one that the administrator came in by.
-func sshPorts() []uint16 {
+// guardedSSH lists the ports of SSH that a policy would guard: where a process
+// named sshd listens, and the one that the administrator came in by.
+func guardedSSH(p firewall.Policy) []uint16 {
 	var ports []uint16
-	if port, ok := sessionPort(os.Getenv("SSH_CONNECTION")); ok {
+	if port, ok := sessionPort(os.Getenv("SSH_CONNECTION")); ok && firewall.PortsContain(p.TCP, port) {
 		ports = append(ports, port)
 	}
-	inodes := socketsOf("sshd")
-	for _, l := range listeners() {
-		if l.Protocol == "tcp" && inodes[l.inode] {
-			ports = append(ports, l.Port)
+	guarded := slices.DeleteFunc(listeners(), func(l Listener) bool {
+		return l.Protocol != "tcp" || !firewall.PortsContain(p.TCP, l.Port)
+	})
+	if len(guarded) > 0 { // else there is no need to look through all processes
+		inodes := socketsOf("sshd")
+		for _, l := range guarded {
+			if inodes[l.inode] {
+				ports = append(ports, l.Port)
+			}
 		}
 	}
 	slices.Sort(ports)
@@ -106,13 +111,14 @@ func sessionPort(connection string) (uint16, bool) {
 // far as we may look.
 func socketsOf(name string) map[string]bool {
 	inodes := make(map[string]bool)
-	names, _ := filepath.Glob("/proc/[0-9]*/comm")
-	for _, comm := range names {
-		b, err := os.ReadFile(comm)
+	processes, _ := os.ReadDir("/proc")
+	for _, p := range processes {
+		dir := filepath.Join("/proc", p.Name())
+		b, err := os.ReadFile(filepath.Join(dir, "comm"))
 		if err != nil || strings.TrimSpace(string(b)) != name {
 			continue
 		}
-		descriptors, _ := filepath.Glob(filepath.Join(filepath.Dir(comm), "fd", "*"))
+		descriptors, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
 		for _, d := range descriptors {
 			target, _ := os.Readlink(d)
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
@@ -121,11 +127,6 @@ func socketsOf(name string) map[string]bool {
 		}
 	}
 	return inodes
-}
-
-// guardedSSH lists the ports of SSH that a policy would guard.
-func guardedSSH(p firewall.Policy, ssh []uint16) []uint16 {
-	return slices.DeleteFunc(slices.Clone(ssh), func(port uint16) bool { return !firewall.PortsContain(p.TCP, port) })
 }
 
 // withoutPorts leaves ports open that a policy would guard.

@@ -1,7 +1,11 @@
 package daemon
 
 import (
+	"fmt"
+	"net"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cfwall/cfwall/firewall"
@@ -37,6 +41,51 @@ func TestSessionPort(t *testing.T) {
 			t.Errorf("%q gives port %d", connection, port)
 		}
 	}
+}
+
+// A process named sshd that listens on a guarded port is found, wherever it
+// came from; other listeners are not taken for it.
+func TestGuardedSSH(t *testing.T) {
+	t.Setenv("SSH_CONNECTION", "")
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	p := firewall.Policy{TCP: []firewall.PortRange{{First: port, Last: port}}}
+	if got := guardedSSH(p); len(got) != 0 {
+		t.Errorf("a listener that is not sshd is taken for it: %v", got)
+	}
+	t.Setenv("SSH_CONNECTION", fmt.Sprintf("192.0.2.7 51234 198.51.100.1 %d", port))
+	if got := guardedSSH(p); !slices.Equal(got, []uint16{port}) {
+		t.Errorf("the session's own port: got %v", got)
+	}
+	if got := guardedSSH(firewall.Policy{}); len(got) != 0 {
+		t.Errorf("nothing is guarded, but got %v", got)
+	}
+	t.Setenv("SSH_CONNECTION", "")
+	rename(t, "sshd")
+	if got := guardedSSH(p); !slices.Equal(got, []uint16{port}) {
+		t.Errorf("a listener of sshd: got %v", got)
+	}
+}
+
+// rename gives this process another name for the time of the test.
+func rename(t *testing.T, name string) {
+	t.Helper()
+	comm := fmt.Sprintf("/proc/%d/comm", os.Getpid())
+	old, err := os.ReadFile(comm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(name string) {
+		if err := os.WriteFile(comm, []byte(name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { set(strings.TrimSpace(string(old))) })
+	set(name)
 }
 
 func TestReachable(t *testing.T) {

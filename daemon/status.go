@@ -195,7 +195,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 		problems = append(problems, Problem{"pass-failed", Degraded, "the last pass failed: " + e.lastErr.Error(), cureOf(e.lastErr)})
 	}
 	if !e.self.Running {
-		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "systemctl start cfwall"})
+		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "start it: cfwall run"})
 	}
 	problems = append(problems, e.rangesProblems(now)...)
 	problems = append(problems, e.configProblems...)
@@ -207,7 +207,7 @@ func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
 	case e.state.isOff(now):
 		return []Problem{{"off", Unprotected, "switched off by `cfwall off`: every port is open", "cfwall on"}}
 	case !t.Present:
-		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (systemctl start cfwall), or once: cfwall apply"}}
+		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (cfwall run), or once: cfwall apply"}}
 	case !t.Matches:
 		return []Problem{{"table-differs", Unprotected, "the table in the kernel is not the one that the policy wants", "cfwall plan shows the difference, cfwall apply mends it"}}
 	default:

@@ -13,6 +13,7 @@ require (
 	github.com/pelletier/go-toml/v2 v2.4.3 // strict TOML with positions in its errors
 	github.com/robfig/cron/v3 v3.0.1 // the schedule of the list, in the syntax administrators know
 	github.com/spf13/cobra v1.10.2 // commands, help and shell completion
+	github.com/spf13/pflag v1.0.9 // the flags that cobra is built on, for our own help
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb // arithmetic on sets of addresses: merge, union, difference
 	golang.org/x/sys v0.49.0 // kernel constants that the standard library lacks
 )
@@ -29,7 +30,6 @@ require (
 require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
 	golang.org/x/net v0.53.0 // indirect
 	golang.org/x/sync v0.20.0 // indirect
 	golang.org/x/tools v0.26.0 // indirect

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cfwall/cfwall/daemon"
+)
+
+func applyCommand(o *options) *cobra.Command {
+	var force bool
+	cmd := o.addOutput(&cobra.Command{
+		Use:   "apply",
+		Short: "Puts the configuration in force now.",
+		Long: `Puts the configuration in force now, reads the rules back and compares them.
+Where the daemon runs it does the work, with its own configuration file.`,
+		Example: "  cfwall plan && sudo cfwall apply",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.refuseConfigFlag(cmd); err != nil {
+				return err
+			}
+			return o.change(cmd, slog.DiscardHandler, func(s daemon.Service) error {
+				report, err := s.Apply(cmd.Context(), force)
+				if err != nil {
+					return err
+				}
+				return o.showReport(cmd, report)
+			})
+		},
+	})
+	cmd.Flags().BoolVar(&force, "force", false, "even if it guards a port where SSH listens")
+	return cmd
+}
+
+// refuseConfigFlag refuses to name a file where the daemon would use another.
+func (o *options) refuseConfigFlag(cmd *cobra.Command) error {
+	if !cmd.Flags().Changed("config") {
+		return nil
+	}
+	if _, err := daemon.Dial(o.paths); err != nil {
+		return nil // change says what is wrong
+	}
+	return usage("put it in the daemon's place and run: cfwall reload", "the daemon runs, and has a configuration file of its own")
+}
+
+const nothingToDo = "nothing to do: the rules in force are what the policy wants\n"
+
+// showReport says what a pass has changed. While cfwall is off it warns, and
+// ends with the exit code of a host that is not protected.
+func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
+	text := nothingToDo
+	if r.Off {
+		text = ""
+	}
+	if r.Changed {
+		text = fmt.Sprintf("in force and verified: %s in %s\n%s", plural(len(r.Changes), "change"),
+			plural(r.Transactions, "transaction"), changesText(r.Changes))
+	}
+	if err := o.show(cmd, r, text); err != nil {
+		return err
+	}
+	if r.Off {
+		return &daemon.Refusal{Err: errors.New("cfwall is switched off: every port is open"), Hint: "switch it on: cfwall on", Exit: daemon.ExitUnprotected}
+	}
+	return nil
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func completionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion bash|zsh|fish",
+		Short: "Prints a script that completes commands in a shell.",
+		Example: `  cfwall completion bash > /etc/bash_completion.d/cfwall
+  cfwall completion zsh  > /usr/local/share/zsh/site-functions/_cfwall
+  cfwall completion fish > /etc/fish/completions/cfwall.fish`,
+		ValidArgs: []string{"bash", "zsh", "fish"},
+		Args:      arguments(1, 1, "the name of a shell: bash, zsh or fish"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root, w := cmd.Root(), cmd.OutOrStdout()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(w, true)
+			case "zsh":
+				return root.GenZshCompletion(w)
+			case "fish":
+				return root.GenFishCompletion(w, true)
+			}
+			return usage("use bash, zsh or fish", "there is no completion for %q", args[0])
+		},
+	}
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cfwall/cfwall/daemon"
+)
+
+// exitChanges is how plan --detailed-exitcode says that there are changes.
+const exitChanges = 2
+
+func planCommand(o *options) *cobra.Command {
+	var detailed bool
+	cmd := o.addOutput(&cobra.Command{
+		Use:   "plan",
+		Short: "Says what apply would change.",
+		Long: `Says what apply would change, in words and as commands of nft. It changes
+nothing. A file named with --config is planned whatever the daemon has.`,
+		Example: "  sudo cfwall plan\n  sudo cfwall plan --config new.toml",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			planner, err := o.planner(cmd)
+			if err != nil {
+				return err
+			}
+			p, err := planner.Plan(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if p.Off {
+				say(cmd, "warning: cfwall is switched off, every port is open; to switch it on: cfwall on")
+			}
+			if err := o.show(cmd, p, planText(p)); err != nil {
+				return err
+			}
+			if detailed && !p.Empty {
+				return verdict(exitChanges)
+			}
+			return nil
+		},
+	})
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with 2 where there is something to change")
+	return cmd
+}
+
+func (o *options) planner(cmd *cobra.Command) (daemon.Service, error) {
+	if cmd.Flags().Changed("config") {
+		return o.engine(slog.DiscardHandler), nil
+	}
+	return o.reader(slog.DiscardHandler)
+}
+
+func planText(p daemon.PlanReport) string {
+	if p.Empty {
+		return nothingToDo
+	}
+	return fmt.Sprintf("%s:\n%s\nas commands of nft:\n%s", plural(len(p.Changes), "change"), changesText(p.Changes), p.Script)
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/daemon"
+	"github.com/cfwall/cfwall/systemd"
+)
+
+func runCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Keeps the firewall true: the daemon, in the foreground.",
+		Long: `Puts the rules in force from what is on disk, says so to systemd, and then
+keeps the rules and the list of Cloudflare's networks up to date. SIGHUP reloads
+the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
+		Example: "  sudo cfwall run     Ctrl-C ends it; the rules stay in force",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, unix.SIGHUP)
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT)
+			context.AfterFunc(ctx, stop) // a second signal ends it at once
+
+			var level slog.LevelVar
+			log := systemd.NewLogger(os.Stderr, &level)
+			notify := systemd.NewNotifier()
+			notify.Log = log
+			return daemon.Run(ctx, daemon.Options{
+				Paths:   o.paths,
+				Version: version(),
+				Log:     log,
+				Level:   &level,
+				Reload:  reload,
+				Notify:  notify,
+			})
+		},
+	}
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cfwall/cfwall/internal/lab"
+)
+
+// A script is a web host and the Internet around it.
+type script struct {
+	site    *lab.Site
+	notices chan string // what the daemon tells systemd
+}
+
+// patience is for a busy machine; a condition that comes true ends the wait.
+const patience = 20 * time.Second
+
+type command = func(ts *testscript.TestScript, neg bool, args []string)
+
+// commands are what scripts can call besides testscript's own:
+//
+//	exits CODE COMMAND...       runs a command, which must end with that exit code
+//	[!] waitfor REGEXP COMMAND  runs a command until its output matches, or not
+//	notified REGEXP             waits until the daemon has told systemd that
+//	signal HUP|TERM             goes to the commands in the background
+//	listen ADDR[/udp]...        serves an echo on the web host
+//	[!] visit ADDR PORT[/udp]   somebody on the Internet gets an answer, or none
+//	listserver DIR              serves DIR as Cloudflare would, by https
+func (s *script) commands() map[string]command {
+	return map[string]command{
+		"exits": exits, "waitfor": waitFor, "notified": s.notified, "signal": signalAll,
+		"listen": s.listen, "visit": s.visit, "listserver": s.listServer,
+	}
+}
+
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
+
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		_ = ts.Exec(args[1], args[2:]...) // its exit code is not asked for
+		if want.MatchString(ts.ReadFile("stdout")) != neg {
+			return
+		}
+	}
+	ts.Fatalf("%v were not enough", patience)
+}
+
+// listenForNotices reads what the daemon tells systemd as soon as it comes:
+// the daemon waits while nobody does.
+func (s *script) listenForNotices(e *testscript.Env) error {
+	path := filepath.Join(e.WorkDir, "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	e.Defer(func() { socket.Close() })
+	e.Setenv("NOTIFY_SOCKET", path)
+	s.notices = make(chan string, 10000)
+	go func() {
+		notice := make([]byte, 4096)
+		for {
+			n, err := socket.Read(notice)
+			if err != nil {
+				return // closed at the end of the script
+			}
+			s.notices <- string(notice[:n])
+		}
+	}()
+	return nil
+}
+
+func (s *script) notified(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	late := time.After(patience)
+	for {
+		select {
+		case notice := <-s.notices:
+			ts.Logf("notice: %s", notice)
+			if want.MatchString(notice) {
+				return
+			}
+		case <-late:
+			ts.Fatalf("after %v there is still no notice %q", patience, args[0])
+		}
+	}
+}
+
+func signalAll(ts *testscript.TestScript, _ bool, args []string) {
+	signals := map[string]os.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(signals[args[0]]))
+	}
+}
+
+func (s *script) listen(_ *testscript.TestScript, _ bool, args []string) {
+	for _, a := range args {
+		address, isUDP := strings.CutSuffix(a, "/udp")
+		if isUDP {
+			s.site.Web.ListenUDP(address)
+		} else {
+			s.site.Web.ListenTCP(address)
+		}
+	}
+}
+
+func (s *script) visit(ts *testscript.TestScript, neg bool, args []string) {
+	from := netip.MustParseAddr(args[0])
+	text, isUDP := strings.CutSuffix(args[1], "/udp")
+	port, err := strconv.ParseUint(text, 10, 16)
+	ts.Check(err)
+	probe := lab.Probe{Network: "tcp", From: from, To: netip.AddrPortFrom(lab.Web4, uint16(port)), Admit: !neg}
+	if isUDP {
+		probe.Network = "udp"
+	}
+	if from.Is6() {
+		probe.To = netip.AddrPortFrom(lab.Web6, uint16(port))
+	}
+	if r := s.site.Client.DialMany([]lab.Probe{probe})[0]; !r.Expected() {
+		ts.Fatalf("%v: %v", r.Probe, r.Err)
+	}
+}
+
+// hosts lets the web host find the names that a list comes from.
+const hosts = "192.0.2.1 api.cloudflare.com www.cloudflare.com mirror.example.org\n"
+
+func (s *script) listServer(ts *testscript.TestScript, _ bool, args []string) {
+	certificate, authority := certify(ts, strings.Fields(hosts)[1:]...)
+	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), authority, 0o600))
+	ts.Setenv("SSL_CERT_FILE", ts.MkAbs("ca.pem"))
+	ts.Check(os.WriteFile("/etc/hosts", []byte(hosts), 0o600))
+
+	var l net.Listener
+	var err error
+	s.site.Client.Do(func() { l, err = net.Listen("tcp", netip.AddrPortFrom(lab.Client4, 443).String()) })
+	ts.Check(err)
+	server := &http.Server{
+		Handler:   http.FileServer(http.Dir(ts.MkAbs(args[0]))),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
+		ErrorLog:  log.New(io.Discard, "", 0), // clients that are not convinced
+	}
+	go server.ServeTLS(l, "", "")
+	ts.Defer(func() { server.Close() })
+}
+
+// certify makes a certificate for some names, which is its own authority.
+func certify(ts *testscript.TestScript, names ...string) (c tls.Certificate, authority []byte) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	ts.Check(err)
+	authority = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, authority
+}

@@ -65,8 +65,7 @@ func (v verdict) Error() string { return fmt.Sprintf("exit code %d", int(v)) }
 // report writes an error for people to w: lines that say what is wrong, and
 // one that says what to do. It returns the exit code.
 func report(w io.Writer, err error) int {
-	var said verdict
-	if errors.As(err, &said) {
+	if said, ok := errors.AsType[verdict](err); ok {
 		return int(said)
 	}
 	err = daemon.Explain(err)

@@ -1,16 +1,10 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -160,13 +154,12 @@ func (s *script) visit(ts *testscript.TestScript, neg bool, args []string) {
 const hosts = "192.0.2.1 api.cloudflare.com www.cloudflare.com mirror.example.org\n"
 
 func (s *script) listServer(ts *testscript.TestScript, _ bool, args []string) {
-	certificate, authority := certify(ts, strings.Fields(hosts)[1:]...)
-	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), authority, 0o600))
+	certificate, err := lab.SelfSigned(ts.MkAbs("ca.pem"), strings.Fields(hosts)[1:]...)
+	ts.Check(err)
 	ts.Setenv("SSL_CERT_FILE", ts.MkAbs("ca.pem"))
 	ts.Check(os.WriteFile("/etc/hosts", []byte(hosts), 0o600))
 
 	var l net.Listener
-	var err error
 	s.site.Client.Do(func() { l, err = net.Listen("tcp", netip.AddrPortFrom(lab.Client4, 443).String()) })
 	ts.Check(err)
 	server := &http.Server{
@@ -174,20 +167,6 @@ func (s *script) listServer(ts *testscript.TestScript, _ bool, args []string) {
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
 		ErrorLog:  log.New(io.Discard, "", 0), // clients that are not convinced
 	}
-	go server.ServeTLS(l, "", "")
+	go func() { _ = server.ServeTLS(l, "", "") }() // ends with Close
 	ts.Defer(func() { server.Close() })
-}
-
-// certify makes a certificate for some names, which is its own authority.
-func certify(ts *testscript.TestScript, names ...string) (c tls.Certificate, authority []byte) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	ts.Check(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	ts.Check(err)
-	authority = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, authority
 }

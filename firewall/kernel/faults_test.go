@@ -510,7 +510,7 @@ func TestClassify(t *testing.T) {
 			t.Errorf("%v has lost %v", err, tt.err)
 		}
 		for _, sentinel := range all {
-			if errors.Is(err, sentinel) != (sentinel == tt.want) {
+			if errors.Is(err, sentinel) != (errors.Is(sentinel, tt.want)) {
 				t.Errorf("%v: is %q: %t", tt.err, sentinel, errors.Is(err, sentinel))
 			}
 		}

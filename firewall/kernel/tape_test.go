@@ -63,8 +63,7 @@ type recorder struct {
 func (r recorder) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	return func(yield func(netlink.Message, error) bool) {
 		for m, err := range r.conn.ReceiveIter() {
-			var errno unix.Errno
-			if errors.As(err, &errno) {
+			if errno, ok := errors.AsType[unix.Errno](err); ok {
 				*r.tape = r.tape.append(netlink.Error, 0, binary.NativeEndian.AppendUint32(nil, uint32(errno)))
 			} else {
 				*r.tape = r.tape.append(m.Header.Type, m.Header.Flags, m.Data)

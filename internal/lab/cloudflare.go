@@ -41,7 +41,7 @@ func (h *Host) Cloudflare(at netip.Addr) *Cloudflare {
 	h.t.Helper()
 	names := []string{"api.cloudflare.com", "www.cloudflare.com"}
 	c := &Cloudflare{Certificate: "/run/cloudflare.pem"}
-	pair, err := selfSigned(names, c.Certificate)
+	pair, err := SelfSigned(c.Certificate, names...)
 	h.check(err, "making a certificate")
 	h.check(resolve(names, at), "naming %s", at)
 
@@ -87,8 +87,9 @@ func lines(networks []netip.Prefix) string {
 	return strings.Join(words, "\n")
 }
 
-// selfSigned makes a certificate for names, which is its own authority.
-func selfSigned(names []string, file string) (tls.Certificate, error) {
+// SelfSigned makes a certificate for names that is its own authority, and
+// writes it to a file for SSL_CERT_FILE.
+func SelfSigned(file string, names ...string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err

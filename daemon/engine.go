@@ -38,7 +38,7 @@ type Engine struct {
 	table   Table
 	fetcher Fetcher
 	host    func() (firewall.Host, error)
-	ssh     func(firewall.Policy) []uint16 // the ports of SSH that a policy would guard
+	ssh     func(firewall.Policy) ([]uint16, error) // the ports of SSH that a policy would guard
 
 	self           Process // the daemon that this engine works for, if any
 	config         config.Config
@@ -147,7 +147,11 @@ func (e *Engine) LoadConfig(force bool) error {
 
 // conflict refuses a policy that does not go with this host.
 func (e *Engine) conflict(p firewall.Policy) error {
-	if ports := e.ssh(p); len(ports) > 0 {
+	ports, err := e.ssh(p)
+	if err != nil {
+		return err
+	}
+	if len(ports) > 0 {
 		return refuse(ExitUsage, "take the port out of [web] tcp, or move SSH to another port; --force guards it all the same",
 			"port %d is where SSH listens: guarding it would lock you out", ports[0])
 	}
@@ -175,7 +179,7 @@ func (e *Engine) LoadConfigOrFallback() {
 		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText = fallback, nil
-	ports := e.ssh(e.config.Policy)
+	ports, _ := e.ssh(e.config.Policy) // an error is what the config was refused for
 	e.config.Policy = withoutPorts(e.config.Policy, ports)
 	if host, errHost := e.host(); errHost == nil {
 		e.config.Policy.UDP = firewall.SubtractPorts(e.config.Policy.UDP, firewall.AtRisk(e.config.Policy.UDP, host))

@@ -140,8 +140,8 @@ func listWith(networks ...string) ipranges.List {
 }
 
 // sshOn says that SSH listens on ports.
-func sshOn(ports ...uint16) func(firewall.Policy) []uint16 {
-	return func(p firewall.Policy) []uint16 {
-		return slices.DeleteFunc(slices.Clone(ports), func(port uint16) bool { return !firewall.PortsContain(p.TCP, port) })
+func sshOn(ports ...uint16) func(firewall.Policy) ([]uint16, error) {
+	return func(p firewall.Policy) ([]uint16, error) {
+		return slices.DeleteFunc(slices.Clone(ports), func(port uint16) bool { return !firewall.PortsContain(p.TCP, port) }), nil
 	}
 }

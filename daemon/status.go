@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
 )
 
 // StatusSchema names the layout of Status; a change that breaks readers gets a new number.
@@ -104,7 +105,11 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	s.table(have, want, host)
-	s.Open = reachable(e.guarding(s.Table), listeners(), host)
+	listeners, err := kernel.Listeners()
+	if err != nil {
+		s.Problems = append(s.Problems, Problem{"listeners-unknown", Warning, "what else the world can reach is not known: " + err.Error(), "a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG tells"})
+	}
+	s.Open = reachable(e.guarding(s.Table), listeners, host)
 	if !s.Table.Matches {
 		s.Since = time.Time{}
 	}

@@ -1,0 +1,56 @@
+# cfwall: `make run` enforces on this host, `make test` proves it works.
+.PHONY: help build run test race lint demo bench fuzz soak install clean
+
+export CGO_ENABLED := 0
+GO      ?= go
+DESTDIR ?=
+PREFIX  ?= /usr
+FUZZ    ?= 2m
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+build: ## bin/cfwall
+	$(GO) build -trimpath -o bin/cfwall ./cmd/cfwall
+
+run: build ## root: guard this host's web ports until stopped; the rules stay (bin/cfwall off opens them)
+	@[ "$$(id -u)" = 0 ] || { echo 'make run changes the firewall of this host, so it needs root: sudo env "PATH=$$PATH" make run' >&2; exit 1; }
+	bin/cfwall run
+
+test: ## everything: units, packets through a real kernel, commands, a few seconds of fuzzing
+	@scripts/need nft nftables
+	@scripts/test
+	@scripts/fuzz 3s
+
+race: ## the tests under the race detector (needs a C compiler)
+	@scripts/need nft nftables
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+
+soak: ## the packet tests with 1,000 list changes and 100 reloads
+	@scripts/need nft nftables
+	CFWALL_SOAK=1 $(GO) test -count=1 -timeout 30m ./internal/packettest
+
+lint: ## golangci-lint, built once from tools/go.mod
+	@scripts/lint
+
+demo: build ## no root needed: real packets in a throw-away namespace, who got in before and after
+	@scripts/need nft nftables
+	@$(GO) run ./internal/demo -cfwall bin/cfwall
+
+bench: build ## time and memory against nft -f, as ratios in one run
+	@scripts/need nft nftables
+	@$(GO) run ./internal/bench -cfwall bin/cfwall
+
+fuzz: ## every fuzz target for FUZZ (2m)
+	@scripts/fuzz $(FUZZ)
+
+install: build ## binary, config (never overwritten) and completions below DESTDIR
+	install -D -m 0755 bin/cfwall $(DESTDIR)$(PREFIX)/sbin/cfwall
+	[ -e $(DESTDIR)/etc/cfwall/config.toml ] || install -D -m 0644 config/reference.toml $(DESTDIR)/etc/cfwall/config.toml
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/cfwall completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cfwall
+	bin/cfwall completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cfwall
+	bin/cfwall completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cfwall.fish
+
+clean: ## remove what was built
+	rm -rf bin

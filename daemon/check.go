@@ -14,15 +14,15 @@ func (e *Engine) Check() (c config.Config, remarks []string, err error) {
 	if err != nil {
 		return c, nil, err
 	}
-	if err := e.conflict(c.Policy); err != nil {
+	if err := e.conflict(c.Policy, false); err != nil {
 		return c, nil, err
 	}
 	host, err := e.host()
 	if err != nil {
 		return c, nil, err
 	}
-	if risky := firewall.AtRisk(c.Policy.TCP, host); len(risky) > 0 {
-		remarks = append(remarks, fmt.Sprintf("[web] tcp %s: this host also uses these ports for its own connections, so that only new connections are filtered there", firewall.JoinPorts(risky)))
+	if risky := firewall.RepliesAt(c.Policy.TCP, host); len(risky) > 0 {
+		remarks = append(remarks, fmt.Sprintf("[web] tcp %s: this host, or hosts behind it, also use these ports for connections of their own, so that only new connections are filtered there", firewall.JoinPorts(risky)))
 	}
 	return c, remarks, nil
 }

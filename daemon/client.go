@@ -21,6 +21,10 @@ import (
 // ErrNoDaemon says that no daemon answers at the control socket.
 var ErrNoDaemon = errors.New("no cfwall daemon runs here")
 
+// clientTimeout is longer than anything that a healthy daemon does: a fetch is
+// bounded by 10 s, and so is an exchange with the kernel.
+const clientTimeout = 30 * time.Second
+
 // Client is the Service of the daemon, over its control socket.
 type Client struct{ http http.Client }
 
@@ -39,7 +43,7 @@ func Dial(p Paths) (*Client, error) {
 		return nil, fmt.Errorf("asking the daemon: %w", err)
 	}
 	c.Close()
-	return &Client{http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+	return &Client{http.Client{Timeout: clientTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
 }
 
 func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out, err error) {
@@ -52,6 +56,9 @@ func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out
 		return out, err
 	}
 	response, err := c.http.Do(r)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return out, refuse(ExitError, "look at the daemon's log and restart it; the rules stay in force meanwhile", "the daemon does not answer within %s", clientTimeout)
+	}
 	if err != nil {
 		return out, fmt.Errorf("asking the daemon: %w", err)
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -57,12 +59,12 @@ func Run(ctx context.Context, o Options) error {
 	defer release()
 	d := &Daemon{engine: NewEngine(o.Paths, o.Version, o.Log), opts: o, tasks: make(chan func(context.Context))}
 	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
-	if err := d.start(ctx); err != nil {
-		return err
-	}
-	hostChanged, err := kernel.WatchHost(ctx)
+	hostChanged, err := kernel.WatchHost(ctx) // before the first look, so that no change is missed
 	if err != nil {
 		return Explain(err)
+	}
+	if err := d.start(ctx); err != nil {
+		return err
 	}
 	control, err := d.serve(ctx)
 	if err != nil {
@@ -90,16 +92,21 @@ func (d *Daemon) start(ctx context.Context) error {
 	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) {
 		return Explain(err)
 	}
-	d.fetchAt = d.engine.firstFetch(time.Now())
+	d.scheduleFetch()
 	return nil
 }
 
-// firstFetch is now if no list was ever downloaded, else when it was due.
-func (e *Engine) firstFetch(now time.Time) time.Time {
-	if e.book.Current.From == ipranges.FromEmbedded && e.book.Failures == 0 {
-		return now
+// scheduleFetch says when the next fetch is due: now if no list was ever
+// downloaded, else when it was planned, but never later than the schedule has
+// it. A plan that another schedule made, or a wrong clock, does not stand.
+func (d *Daemon) scheduleFetch() {
+	now, book := time.Now(), &d.engine.book
+	regular := d.engine.config.Ranges.Schedule.Next(now, 0, rand.Float64)
+	book.NextAt = earlier(book.NextAt, regular)
+	if book.Current.From == ipranges.FromEmbedded && book.Failures == 0 {
+		book.NextAt = now
 	}
-	return e.book.NextAt
+	d.fetchAt = now.Add(book.NextAt.Sub(now)) // by the monotonic clock from here
 }
 
 func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
@@ -171,42 +178,44 @@ func earlier(a, b time.Time) time.Time {
 // longestRetry bounds how long the daemon waits after a pass that failed.
 const longestRetry = time.Minute
 
-// pass does one pass, feeds the watchdog with it and says when the next is due.
+// pass does one pass.
 func (d *Daemon) pass(ctx context.Context) {
 	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(time.Now())
 	if wasOff {
 		d.opts.Log.Info("the time of `cfwall off` is over")
-		if err := d.engine.setOff(Off{}); err != nil {
+		d.engine.state.off = Off{}
+		if err := saveJSON(d.engine.paths.off(), Off{}); err != nil {
 			d.opts.Log.Warn("that could not be written down", "error", err)
 		}
 	}
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
-	d.opts.Notify.Watchdog() // also after one that failed: a restart would mend nothing
 	d.writeTextfile(ctx)
 }
 
-// passed logs what a pass did and says when the next one is due.
+// passed logs what a pass did, feeds the watchdog with it and says when the next
+// one is due. A pass that failed feeds it too: a restart would mend nothing.
 func (d *Daemon) passed(r Report, err error) {
 	now := time.Now()
+	wait := sweepInterval
 	if err != nil {
 		d.failures++
-		wait := min(time.Second<<min(d.failures-1, 6), longestRetry)
-		d.passAt = now.Add(wait)
+		wait = min(time.Second<<min(d.failures-1, 6), longestRetry)
 		d.opts.Log.Error("the policy could not be enforced", "error", err, "failures", d.failures, "retry_in", wait)
-		return
+	} else {
+		d.failures = 0
 	}
-	d.failures = 0
 	if r.Changed {
 		d.opts.Log.Info("the ruleset changed", "transactions", r.Transactions, "changes", r.brief())
 	}
-	d.passAt = now.Add(sweepInterval)
-	if watchdog := d.opts.Notify.WatchdogInterval(); watchdog > 0 {
-		d.passAt = earlier(d.passAt, now.Add(watchdog/2))
+	d.opts.Notify.Watchdog()
+	if interval := d.opts.Notify.WatchdogInterval(); interval > 0 {
+		wait = min(wait, interval/2)
 	}
 	if change := d.engine.state.nextChange(now); !change.IsZero() {
-		d.passAt = earlier(d.passAt, change.Add(10*time.Millisecond))
+		wait = min(wait, change.Sub(now)+10*time.Millisecond)
 	}
+	d.passAt = now.Add(wait) // by the monotonic clock: a step of the wall clock must not stop the passes
 }
 
 // briefChanges is how many changes a line of the log names.
@@ -225,9 +234,6 @@ func (r Report) brief() string {
 func (d *Daemon) reload(ctx context.Context) (Report, error) {
 	d.opts.Notify.Reloading()
 	report, err := d.apply(ctx, false)
-	if err != nil {
-		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
-	}
 	d.announced = ""
 	d.announce()
 	d.opts.Notify.Ready(d.announced)
@@ -235,7 +241,9 @@ func (d *Daemon) reload(ctx context.Context) (Report, error) {
 }
 
 func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
+	source := d.engine.config.Ranges.Source
 	if err := d.engine.LoadConfig(force); err != nil {
+		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
 		d.engine.configProblems = []Problem{{"config-refused", Degraded,
 			"the config file is refused, and the policy stays as it was: " + firstLine(err), "cfwall check says more; then: cfwall reload"}}
 		return Report{}, err
@@ -244,6 +252,10 @@ func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
 	d.listenMetrics(ctx)
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
+	d.scheduleFetch()
+	if !reflect.DeepEqual(source, d.engine.config.Ranges.Source) {
+		d.fetchAt = time.Now()
+	}
 	return report, err
 }
 
@@ -257,12 +269,15 @@ func firstLine(err error) string {
 // that has ended.
 func (d *Daemon) fetch(ctx context.Context, s ipranges.Source, done func(ipranges.Outcome, error)) {
 	answer, failed := d.engine.fetcher.Fetch(ctx, s)
+	if ctx.Err() != nil {
+		return // whoever asked has gone: that says nothing about the list
+	}
 	_ = d.do(ctx, func(ctx context.Context) {
 		outcome, err := d.engine.Offer(ctx, answer, failed)
 		if err != nil {
 			d.passed(Report{}, err)
 		}
-		d.fetchAt = d.engine.book.NextAt
+		d.scheduleFetch()
 		done(outcome, err)
 	})
 }

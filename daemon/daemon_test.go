@@ -110,6 +110,21 @@ func TestFetchedListComesIntoForce(t *testing.T) {
 	})
 }
 
+// A plan that a wrong clock has made does not keep the list from being fetched.
+func TestFetchPlannedByAWrongClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDaemon(t, func(d *testDaemon) {
+			d.engine.book.Current.From = ipranges.FromAPI
+			d.engine.book.NextAt = time.Now().AddDate(9, 0, 0)
+		})
+		time.Sleep(7 * time.Hour)
+		synctest.Wait()
+		if len(d.fetcher.times) == 0 {
+			t.Error("nothing was fetched")
+		}
+	})
+}
+
 func TestFailingFetchBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := startDaemon(t, nil)
@@ -122,6 +137,12 @@ func TestFailingFetchBacksOff(t *testing.T) {
 			t.Error("the last good list is not in force any more")
 		}
 		// A link comes up: the next try does not wait for its turn.
+		for quiet := false; !quiet; { // the last is a while ago, and the next is far
+			time.Sleep(2 * time.Minute)
+			d.in(t, func(context.Context) {
+				quiet = time.Until(d.fetchAt) > time.Hour && time.Since(d.engine.book.LastOutcome.At) > 90*time.Second
+			})
+		}
 		before := len(d.fetcher.times)
 		d.hostChanged <- struct{}{}
 		time.Sleep(10 * time.Second)

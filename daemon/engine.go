@@ -117,11 +117,16 @@ func (e *Engine) LoadState() {
 	}
 }
 
-// readConfig reads and checks the configuration file; one that does not exist
-// is an empty one.
+// readConfig reads and checks the configuration file. One that does not exist
+// is an empty one, unless cfwall has worked with one before: it may be gone for
+// the moment in which somebody replaces it.
 func (e *Engine) readConfig() (config.Config, []byte, error) {
 	b, err := os.ReadFile(e.paths.Config)
 	if errors.Is(err, fs.ErrNotExist) {
+		if last, _ := os.ReadFile(e.paths.lastConfig()); len(last) > 0 {
+			return config.Config{}, nil, refuse(ExitUsage, "put it back (the last that worked is "+e.paths.lastConfig()+"), or make an empty one for the default policy",
+				"%s is gone", e.paths.Config)
+		}
 		return config.Default(), []byte{}, nil
 	}
 	if err != nil {
@@ -138,20 +143,22 @@ func (e *Engine) LoadConfig(force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := e.conflict(c.Policy); err != nil && !force {
+	if err := e.conflict(c.Policy, force); err != nil {
 		return err
 	}
 	e.config, e.configText, e.configProblems = c, text, nil
 	return nil
 }
 
-// conflict refuses a policy that does not go with this host.
-func (e *Engine) conflict(p firewall.Policy) error {
+// conflict refuses a policy that does not go with this host. Force is about SSH
+// alone: without a rule that tells replies apart there is no ruleset to make.
+func (e *Engine) conflict(p firewall.Policy, force bool) error {
 	ports, err := e.ssh(p)
-	if err != nil {
+	switch {
+	case force:
+	case err != nil:
 		return err
-	}
-	if len(ports) > 0 {
+	case len(ports) > 0:
 		return refuse(ExitUsage, "take the port out of [web] tcp, or move SSH to another port; --force guards it all the same",
 			"port %d is where SSH listens: guarding it would lock you out", ports[0])
 	}
@@ -181,9 +188,6 @@ func (e *Engine) LoadConfigOrFallback() {
 	e.config, e.configText = fallback, nil
 	ports, _ := e.ssh(e.config.Policy) // an error is what the config was refused for
 	e.config.Policy = withoutPorts(e.config.Policy, ports)
-	if host, errHost := e.host(); errHost == nil {
-		e.config.Policy.UDP = firewall.SubtractPorts(e.config.Policy.UDP, firewall.AtRisk(e.config.Policy.UDP, host))
-	}
 	e.configProblems = []Problem{{"config-refused", Degraded,
 		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
 }
@@ -216,8 +220,15 @@ func (e *Engine) Want(now time.Time) (firewall.Ruleset, firewall.Host, error) {
 	if err != nil {
 		return firewall.Ruleset{}, host, err
 	}
-	want, err := firewall.Build(e.config.Policy, e.lists(now), host)
+	want, err := firewall.Build(feasible(e.config.Policy, host), e.lists(now), host)
 	return want, host, err
+}
+
+// feasible leaves out UDP ports that the host has come to use for connections
+// of its own since the config was taken over: the rest must go on.
+func feasible(p firewall.Policy, h firewall.Host) firewall.Policy {
+	p.UDP = firewall.SubtractPorts(p.UDP, firewall.AtRisk(p.UDP, h))
+	return p
 }
 
 func (e *Engine) lists(now time.Time) firewall.Lists {

@@ -170,6 +170,17 @@ func TestApplyRefusesWhatWouldLockOut(t *testing.T) {
 	if _, err := e.Apply(t.Context(), true); err != nil {
 		t.Errorf("--force: %v", err)
 	}
+	// Force is about SSH alone: what cannot be built is not taken over.
+	e.host = func() (firewall.Host, error) {
+		return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 40000, Last: 50000}}}, nil
+	}
+	writeFile(t, e.paths.Config, "[web]\nudp = [45000]\n")
+	if _, err := e.Apply(t.Context(), true); !errors.Is(err, firewall.ErrEphemeralUDP) {
+		t.Errorf("--force with a UDP port of the ephemeral range: %v", err)
+	}
+	if _, err := e.Pass(t.Context()); err != nil {
+		t.Errorf("the policy before it does not stand: %v", err)
+	}
 }
 
 // Entries and the switch survive a restart; broken files do not open anything.
@@ -329,5 +340,72 @@ func TestStatusTellsTheTruthAboutTheTable(t *testing.T) {
 	table.table = nil
 	if got := verdict(); got != VerdictUnprotected {
 		t.Errorf("without a table: %s", got)
+	}
+}
+
+// A file that is gone is no empty file where cfwall has worked with one.
+func TestConfigThatIsGone(t *testing.T) {
+	e, table, _ := newTestEngine(t)
+	writeFile(t, e.paths.Config, "[web]\ntcp = [8443]\n")
+	if _, err := e.Apply(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(e.paths.Config); err != nil {
+		t.Fatal(err)
+	}
+	var refusal *Refusal
+	if _, err := e.Apply(t.Context(), false); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
+		t.Errorf("got %v", err)
+	}
+	again := *e
+	again.LoadConfigOrFallback()
+	if _, err := again.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if table.admits("198.51.100.7", 8443) {
+		t.Error("a guarded port was opened")
+	}
+}
+
+// To close does not wait for a disk that can be written.
+func TestClosingNeedsNoDisk(t *testing.T) {
+	e, table, _ := newTestEngine(t)
+	entry := netip.MustParsePrefix("198.51.100.7/32")
+	if _, err := e.Allow(t.Context(), entry, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Off(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(e.paths.State); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, e.paths.State, "a file where the directory should be")
+	if _, err := e.On(t.Context()); err == nil || table.admits("203.0.113.9", 443) {
+		t.Errorf("on: %v; a stranger is admitted: %v", err, table.admits("203.0.113.9", 443))
+	}
+	if err := e.Disallow(t.Context(), entry); err == nil || table.admits("198.51.100.7", 443) {
+		t.Errorf("disallow: %v", err)
+	}
+}
+
+// When the host begins to use a guarded UDP port for its own connections, the
+// rest of the policy stays and follows the list.
+func TestHostBeginsToUseAUDPPort(t *testing.T) {
+	e, table, _ := newTestEngine(t)
+	writeFile(t, e.paths.Config, "[web]\ntcp = [443]\nudp = [443, 45000]\n")
+	if _, err := e.Apply(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	e.host = func() (firewall.Host, error) {
+		return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 40000, Last: 50000}}}, nil
+	}
+	e.book.Current.List = listWith("188.42.0.0/20")
+	if _, err := e.Pass(t.Context()); err != nil || !table.admits("188.42.0.1", 443) {
+		t.Errorf("the list is not followed: %v", err)
+	}
+	s, err := e.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "udp-not-guarded" }) || s.Guarded.UDP != "443" {
+		t.Errorf("status: %+v, %v", s.Problems, err)
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cfwall/cfwall/internal/durable"
 )
 
 // tally counts what happened since the daemon started.
@@ -118,19 +118,14 @@ func (d *Daemon) metricsText(ctx context.Context) string {
 	return expose(metrics(s, d.engine.tally))
 }
 
-// writeTextfile leaves the metrics for node_exporter's textfile collector,
-// which must never see half a file.
+// writeTextfile leaves the metrics for node_exporter's textfile collector, which
+// must never see half a file. Its directory may belong to another user.
 func (d *Daemon) writeTextfile(ctx context.Context) {
 	path := d.engine.config.Metrics.Textfile
 	if path == "" {
 		return
 	}
-	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	err := os.WriteFile(temporary, []byte(d.metricsText(ctx)), 0o644)
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
-	if err != nil {
+	if err := durable.Write(durable.OS{Mode: 0o644}, path, []byte(d.metricsText(ctx))); err != nil {
 		d.opts.Log.Warn("the metrics could not be written", "error", err)
 	}
 }

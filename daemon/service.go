@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -183,7 +184,13 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	}
 	now := time.Now()
 	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting + time.Second - 1).Round(0).Truncate(time.Second)}
-	return entry, e.setAllowed(ctx, e.state.withAllowed(entry, now))
+	entries := e.state.withAllowed(entry, now)
+	if err := saveJSON(e.paths.allow(), entries); err != nil {
+		return firewall.Temporary{}, err
+	}
+	e.state.allowed = entries
+	_, err := e.Pass(ctx)
+	return entry, err
 }
 
 // Disallow implements Service.
@@ -193,20 +200,25 @@ func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	if len(left) == len(e.state.current(time.Now())) {
 		return refuse(ExitError, "list them: cfwall allow --list", "there is no temporary entry for %s", networkText(network))
 	}
-	return e.setAllowed(ctx, left)
+	e.state.allowed = left
+	_, err := e.Pass(ctx)
+	return errors.Join(err, notKept(saveJSON(e.paths.allow(), left)))
 }
 
-func (e *Engine) setAllowed(ctx context.Context, entries []firewall.Temporary) error {
-	if err := saveJSON(e.paths.allow(), entries); err != nil {
-		return err
+// notKept says that something was closed that a restart would open again. To
+// close does not wait for the disk; to open does.
+func notKept(err error) error {
+	if err == nil {
+		return nil
 	}
-	e.state.allowed = entries
-	_, err := e.Pass(ctx)
-	return err
+	return refuse(ExitError, "make the state directory writable, and repeat the command", "it is closed, but that could not be written down: %w", err)
 }
 
 // Off implements Service.
 func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
+	if lasting < 0 {
+		return Off{}, refuse(ExitUsage, "name a time such as 15m", "%s is no time to come", lasting)
+	}
 	if lasting > 0 && !e.self.Running {
 		return Off{}, refuse(ExitError, "start the daemon first (cfwall run), or open the ports until further notice: cfwall off",
 			"no daemon runs that would close the ports again in time")
@@ -216,9 +228,10 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	if lasting > 0 {
 		off.Until = now.Add(lasting)
 	}
-	if err := e.setOff(off); err != nil {
+	if err := saveJSON(e.paths.off(), off); err != nil {
 		return Off{}, err
 	}
+	e.state.off = off
 	_, err := e.Pass(ctx)
 	e.log.Warn("switched off: every port is open", "until", untilText(off))
 	return off, err
@@ -233,16 +246,7 @@ func untilText(o Off) string {
 
 // On implements Service.
 func (e *Engine) On(ctx context.Context) (Report, error) {
-	if err := e.setOff(Off{}); err != nil {
-		return Report{}, err
-	}
-	return e.Pass(ctx)
-}
-
-func (e *Engine) setOff(off Off) error {
-	if err := saveJSON(e.paths.off(), off); err != nil {
-		return err
-	}
-	e.state.off = off
-	return nil
+	e.state.off = Off{}
+	report, err := e.Pass(ctx)
+	return report, errors.Join(err, notKept(saveJSON(e.paths.off(), Off{})))
 }

@@ -12,8 +12,9 @@ import (
 	"github.com/cfwall/cfwall/firewall/kernel"
 )
 
-// guardedSSH lists the ports of SSH that a policy would guard: where a process
-// named sshd listens, and the one that the administrator came in by.
+// guardedSSH lists the ports of SSH that a policy would guard: where a server of
+// root's listens, and the one that the administrator came in by. A process of
+// another user may call itself sshd, and must not open a port by that.
 func guardedSSH(p firewall.Policy) ([]uint16, error) {
 	var ports []uint16
 	if port, ok := sessionPort(os.Getenv("SSH_CONNECTION")); ok && firewall.PortsContain(p.TCP, port) {
@@ -24,10 +25,10 @@ func guardedSSH(p firewall.Policy) ([]uint16, error) {
 		return ports, fmt.Errorf("finding out where SSH listens: %w", err)
 	}
 	guarded := slices.DeleteFunc(listeners, func(l kernel.Listener) bool {
-		return l.Protocol != "tcp" || !firewall.PortsContain(p.TCP, l.Address.Port())
+		return l.Protocol != "tcp" || l.UID != 0 || !firewall.PortsContain(p.TCP, l.Address.Port())
 	})
 	if len(guarded) > 0 { // else there is no need to look through all processes
-		inodes := socketsOf("sshd")
+		inodes := socketsOf(sshServers)
 		for _, l := range guarded {
 			if inodes[l.Inode] {
 				ports = append(ports, l.Address.Port())
@@ -48,15 +49,18 @@ func sessionPort(connection string) (uint16, bool) {
 	return uint16(port), err == nil && port != 0
 }
 
-// socketsOf returns the inodes of the sockets that processes of a name hold, as
-// far as we may look.
-func socketsOf(name string) map[uint32]bool {
+// sshServers are the names of the programs that serve SSH.
+var sshServers = []string{"sshd", "dropbear"}
+
+// socketsOf returns the inodes of the sockets that processes of some names
+// hold, as far as we may look.
+func socketsOf(names []string) map[uint32]bool {
 	inodes := make(map[uint32]bool)
 	processes, _ := os.ReadDir("/proc")
 	for _, p := range processes {
 		dir := filepath.Join("/proc", p.Name())
 		b, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil || strings.TrimSpace(string(b)) != name {
+		if err != nil || !slices.Contains(names, strings.TrimSpace(string(b))) {
 			continue
 		}
 		descriptors, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))

@@ -5,9 +5,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
@@ -47,8 +50,42 @@ func TestGuardedSSH(t *testing.T) {
 	}
 	t.Setenv("SSH_CONNECTION", "")
 	rename(t, "sshd")
-	if got, err := guardedSSH(p); err != nil || !slices.Equal(got, []uint16{port}) {
-		t.Errorf("a listener of sshd: got %v", got)
+	var want []uint16
+	if os.Getuid() == 0 { // whoever else calls itself sshd is not believed
+		want = []uint16{port}
+	}
+	if got, err := guardedSSH(p); err != nil || !slices.Equal(got, want) {
+		t.Errorf("a listener of sshd: got %v, %v; want %v", got, err, want)
+	}
+}
+
+// A process of another user opens no port by calling itself sshd.
+func TestGuardedSSHOfAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // TestGuardedSSH has shown it
+	}
+	t.Setenv("SSH_CONNECTION", "")
+	var l net.Listener
+	var err error
+	done := make(chan struct{})
+	go func() { // a thread of another user, which dies with its goroutine
+		defer close(done)
+		runtime.LockOSThread()
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+			err = errno
+			return
+		}
+		l, err = net.Listen("tcp", "0.0.0.0:0")
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	rename(t, "sshd")
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	if got, err := guardedSSH(firewall.Policy{TCP: []firewall.PortRange{{First: port, Last: port}}}); err != nil || len(got) != 0 {
+		t.Errorf("got %v, %v", got, err)
 	}
 }
 

@@ -27,7 +27,17 @@ type Off struct {
 }
 
 func loadState(p Paths) (s state, err error) {
-	err = errors.Join(loadJSON(p.allow(), &s.allowed), loadJSON(p.off(), &s.off))
+	errAllow, errOff := loadJSON(p.allow(), &s.allowed), loadJSON(p.off(), &s.off)
+	if errOff != nil {
+		s.off = Off{} // half of it would be worse than none: closed is safe
+	}
+	err = errors.Join(errAllow, errOff)
+	latest := time.Now().Add(longestAllow)
+	for i, t := range s.allowed {
+		if t.Expires.After(latest) {
+			s.allowed[i].Expires = latest
+		}
+	}
 	usable := slices.DeleteFunc(slices.Clone(s.allowed), func(t firewall.Temporary) bool { return !isNetwork(t.Network) })
 	if len(usable) < len(s.allowed) {
 		err = errors.Join(err, fmt.Errorf("reading %s: it holds what is no network", p.allow()))

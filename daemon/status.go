@@ -105,6 +105,10 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	s.table(have, want, host)
+	if risky := firewall.AtRisk(e.config.Policy.UDP, host); len(risky) > 0 {
+		s.Guarded.UDP = firewall.JoinPorts(feasible(e.config.Policy, host).UDP)
+		s.Problems = append(s.Problems, Problem{"udp-not-guarded", Degraded, fmt.Sprintf("udp %s: %v, so it is not guarded", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP), cureOf(firewall.ErrEphemeralUDP)})
+	}
 	listeners, err := kernel.Listeners()
 	if err != nil {
 		s.Problems = append(s.Problems, Problem{"listeners-unknown", Warning, "what else the world can reach is not known: " + err.Error(), "a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG tells"})

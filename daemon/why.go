@@ -89,6 +89,8 @@ func (e *Engine) judge(q Question, d firewall.Decision) (verdict, text string) {
 		return Dropped, fmt.Sprintf("%s is in no allow entry, and Cloudflare reaches origins by TCP only", q.Source)
 	case d.Verdict == firewall.Drop:
 		return Dropped, fmt.Sprintf("%s is in none of Cloudflare's %d networks and in no allow entry", q.Source, e.book.Current.List.Len())
+	case d.Set == "":
+		return Admitted, "a rule admits it: " + d.Rule.Comment
 	case d.Element.Expires.IsZero():
 		return Admitted, fmt.Sprintf("%s (%s)", membership(q, d), origin(d.Set))
 	default:

@@ -36,9 +36,22 @@ func Build(p Policy, l Lists, h Host) (Ruleset, error) {
 }
 
 // AtRisk returns the ports among ranges that the host also uses for its own connections.
-func AtRisk(ranges []PortRange, h Host) []PortRange {
-	return SubtractPorts(ranges, SubtractPorts(ranges, h.Ephemeral))
+func AtRisk(ranges []PortRange, h Host) []PortRange { return intersect(ranges, h.Ephemeral) }
+
+// natPorts are those that source NAT picks from when a client's own port is
+// taken, or at random (nf_nat_l4proto_unique_tuple).
+var natPorts = []PortRange{{1024, 65535}}
+
+// RepliesAt returns the TCP ports among ranges to which replies come, to this
+// host's own connections or to those of hosts behind it.
+func RepliesAt(ranges []PortRange, h Host) []PortRange {
+	if h.Routes {
+		return intersect(ranges, natPorts)
+	}
+	return AtRisk(ranges, h)
 }
+
+func intersect(a, b []PortRange) []PortRange { return SubtractPorts(a, SubtractPorts(a, b)) }
 
 // JoinPorts prints "80,443,8000-8010".
 func JoinPorts(ranges []PortRange) string {
@@ -148,9 +161,8 @@ func (b builder) guard() Chain {
 		Name: "guard", Hook: Hook{Point: "prerouting", Priority: priorityRaw},
 		Comment: "before DNAT: the port is the one that the client used",
 	}
-	risky := AtRisk(b.policy.TCP, b.host)
-	for _, ports := range tcp.matches(risky) {
-		c.Rules = append(c.Rules, rule("replies to connections of this host may use these ports",
+	for _, ports := range tcp.matches(RepliesAt(b.policy.TCP, b.host)) {
+		c.Rules = append(c.Rules, rule("replies to connections from here may use these ports",
 			ports, notOpening(), accept()))
 	}
 	for _, ports := range tcp.matches(b.policy.TCP) {

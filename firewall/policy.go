@@ -52,9 +52,12 @@ type Host struct {
 	// IPv6 is false where the kernel has no IPv6 at all; the table is then
 	// of family ip.
 	IPv6 bool
-	// Forwards is true where packets for other hosts pass prerouting:
-	// routing is enabled, or bridges hand their frames to netfilter.
+	// Forwards is true where packets for other hosts may pass prerouting: the
+	// host routes, or has a bridge whose frames br_netfilter may hand over.
 	Forwards bool
+	// Routes is true where the host routes, and so may translate addresses:
+	// replies to hosts behind it then come in at its own ports.
+	Routes bool
 	// Bridges names the container bridges that exist now.
 	Bridges []string
 	// Ephemeral holds the ports from which the host opens connections of

@@ -26,9 +26,11 @@ func ReadHost() (firewall.Host, error) {
 	if err != nil {
 		return firewall.Host{}, err
 	}
+	routes := anyOn(routing)
 	return firewall.Host{
 		IPv6:      hasIPv6(),
-		Forwards:  anyOn(routing) || len(bridges) > 0 && anyOn(bridging),
+		Forwards:  routes || len(bridges) > 0, // br_netfilter may be switched on without a word
+		Routes:    routes,
 		Bridges:   slices.DeleteFunc(bridges, func(name string) bool { return !engineBridge.MatchString(name) }),
 		Ephemeral: ephemeral,
 	}, nil
@@ -45,12 +47,8 @@ func hasIPv6() bool {
 	return !errors.Is(errIPv6, fs.ErrNotExist) || errNet != nil
 }
 
-// The switches any of which lets packets for other hosts pass prerouting:
-// routing, and br_netfilter, which hands the frames of bridges to that hook.
-var (
-	routing  = []string{"/proc/sys/net/ipv4/conf/*/forwarding", "/proc/sys/net/ipv6/conf/*/forwarding"}
-	bridging = []string{"/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"}
-)
+// routing are the switches any of which makes the host route.
+var routing = []string{"/proc/sys/net/ipv4/conf/*/forwarding", "/proc/sys/net/ipv6/conf/*/forwarding"}
 
 func anyOn(patterns []string) bool {
 	for _, pattern := range patterns {

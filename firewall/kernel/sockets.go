@@ -13,6 +13,7 @@ import (
 type Listener struct {
 	Protocol string // "tcp" or "udp"
 	Address  netip.AddrPort
+	UID      uint32 // the user that made it
 	Inode    uint32 // as in /proc/PID/fd
 }
 
@@ -78,9 +79,10 @@ func (q socketQuery) message() netlink.Message {
 }
 
 // parseSocket reads struct inet_diag_msg: the family, then from byte 4 the
-// local port and from byte 8 the local address, and at byte 68 the inode.
+// local port and from byte 8 the local address, at byte 64 the user and at byte
+// 68 the inode.
 func parseSocket(data []byte) (Listener, bool) {
-	const size, port, address, inode = 72, 4, 8, 68
+	const size, port, address, uid, inode = 72, 4, 8, 64, 68
 	if len(data) < size {
 		return Listener{}, false
 	}
@@ -91,6 +93,7 @@ func parseSocket(data []byte) (Listener, bool) {
 	a, ok := netip.AddrFromSlice(data[address : address+length])
 	return Listener{
 		Address: netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(data[port:])),
+		UID:     binary.NativeEndian.Uint32(data[uid:]),
 		Inode:   binary.NativeEndian.Uint32(data[inode:]),
 	}, ok
 }

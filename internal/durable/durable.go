@@ -91,8 +91,8 @@ const maxFile = 4 << 20
 // ErrNotRegular says that something else than a regular file is at a path.
 var ErrNotRegular = errors.New("it is not a regular file")
 
-// OS is the real one.
-type OS struct{}
+// OS is the real one. New files get Mode, or 0640 if it is zero.
+type OS struct{ Mode os.FileMode }
 
 // Read never follows a symbolic link, and never waits for a named pipe.
 func (OS) Read(path string) ([]byte, error) {
@@ -124,11 +124,15 @@ func (d OS) Mkdir(dir string) error {
 
 // Create makes a file of its own: what a crash has left at that path goes
 // first, and what somebody else puts there meanwhile is an error.
-func (OS) Create(path string) (File, error) {
+func (d OS) Create(path string) (File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	mode := d.Mode
+	if mode == 0 {
+		mode = 0o640
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 }
 
 // Rename implements Disk.

@@ -123,6 +123,8 @@ func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
 		case _, ok := <-hostChanged:
 			if !ok {
 				hostChanged = nil // the sweep goes on
+			}
+			if !ok && ctx.Err() == nil {
 				d.opts.Log.Error("interfaces are no longer watched; changes are seen within " + sweepInterval.String())
 			}
 			d.hostChanged()

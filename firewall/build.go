@@ -22,6 +22,10 @@ var ErrNoList = errors.New("the list of Cloudflare's networks is empty")
 // see the port which the client used (NF_IP_PRI_RAW).
 const priorityRaw = -300
 
+// priorityBeforeDefrag runs before connection tracking puts fragments together
+// (NF_IP6_PRI_CONNTRACK_DEFRAG, -400).
+const priorityBeforeDefrag = -450
+
 // Build makes the ruleset that enforces a policy. Equal arguments give equal
 // rulesets. It fails with ErrNoList or ErrEphemeralUDP.
 func Build(p Policy, l Lists, h Host) (Ruleset, error) {
@@ -89,6 +93,9 @@ func (b builder) ruleset() Ruleset {
 	}
 	r.Sets = append(r.Sets, b.trustedSet())
 	r.Chains = []Chain{b.guard(), b.cloudflare(), b.closed(r)}
+	if b.host.IPv6 {
+		r.Chains = append(r.Chains, b.beforeDefrag(), b.fragments())
+	}
 	return r
 }
 
@@ -157,21 +164,51 @@ func (b builder) trustedSet() Set {
 
 // guard looks at every packet that comes in, so it is as short as can be.
 func (b builder) guard() Chain {
-	c := Chain{
+	return Chain{
 		Name: "guard", Hook: Hook{Point: "prerouting", Priority: priorityRaw},
 		Comment: "before DNAT: the port is the one that the client used",
+		Rules:   b.guardPorts(),
 	}
+}
+
+// beforeDefrag sends the parts of IPv6 packets to a chain of their own before
+// connection tracking puts them together. Where other headers stand before the
+// fragment header, what Linux makes of the packet then shows later rules
+// another protocol than the host will read.
+func (b builder) beforeDefrag() Chain {
+	return Chain{
+		Name: "before_defrag", Hook: Hook{Point: "prerouting", Priority: priorityBeforeDefrag},
+		Comment: "IPv6 fragments, before they are put together",
+		Rules:   []Rule{rule("IPv6 fragments", b.fragmented(), gotoChain("fragments"))},
+	}
+}
+
+// fragments guards the same ports, and what hides its port: a fragment header
+// behind others, or a first part without its headers (RFC 8200, section 4.5).
+// Nobody needs those on the Internet, and whoever is admitted may send them.
+func (b builder) fragments() Chain {
+	return Chain{
+		Name: "fragments", Comment: "guards the same ports, and fragments that hide theirs",
+		Rules: append(b.guardPorts(),
+			rule("a fragment that shows its port, or belongs to one that does", b.showsItsPort(), accept()),
+			rule("a fragment that hides its port", gotoChain("cloudflare"))),
+	}
+}
+
+// guardPorts sends packets to guarded ports to whoever decides about them.
+func (b builder) guardPorts() []Rule {
+	var rules []Rule
 	for _, ports := range tcp.matches(RepliesAt(b.policy.TCP, b.host)) {
-		c.Rules = append(c.Rules, rule("replies to connections from here may use these ports",
+		rules = append(rules, rule("replies to connections from here may use these ports",
 			ports, notOpening(), accept()))
 	}
 	for _, ports := range tcp.matches(b.policy.TCP) {
-		c.Rules = append(c.Rules, rule("guarded TCP ports", ports, gotoChain("cloudflare")))
+		rules = append(rules, rule("guarded TCP ports", ports, gotoChain("cloudflare")))
 	}
 	for _, ports := range udp.matches(b.policy.UDP) {
-		c.Rules = append(c.Rules, rule("guarded UDP ports; Cloudflare speaks only TCP to origins", ports, gotoChain("closed")))
+		rules = append(rules, rule("guarded UDP ports; Cloudflare speaks only TCP to origins", ports, gotoChain("closed")))
 	}
-	return c
+	return rules
 }
 
 // matches covers ports with as few matches as possible: one for all single

@@ -44,6 +44,9 @@ const (
 	TransportHeader PayloadBase = 2
 )
 
+// HasFragmentHeader loads one byte: 1 where an IPv6 packet has a fragment header.
+type HasFragmentHeader struct{}
+
 // DestinationType loads what kind of address the destination is to this host:
 // a native-endian uint32 (fib daddr type; enum in linux/rtnetlink.h).
 type DestinationType struct{}

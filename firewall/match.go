@@ -123,6 +123,28 @@ func (b builder) family(f addressFamily) []Expr {
 	}
 }
 
+// fragmented matches IPv6 packets that are a part of another, or say so.
+func (b builder) fragmented() match {
+	return match{"exthdr frag exists", append(b.family(ipv6),
+		HasFragmentHeader{}, // [ exthdr load ipv6 1b @ 44 + 0 present => reg 1 ]
+		Equal{Data: "\x01"}, // [ cmp eq reg 1 0x01 ]
+	)}
+}
+
+// showsItsPort matches fragments whose fragment header (44) comes first and whose
+// headers lead to a transport protocol. 255 is reserved (RFC 3692): nothing is
+// compared with it in earnest, but a load alone does not make a match in nft.
+func (b builder) showsItsPort() match {
+	code := append(b.family(ipv6),
+		Payload{NetworkHeader, 6, 1}, // [ payload load 1b @ network header + 6 => reg 1 ]
+		Equal{Data: "\x2c"},          // [ cmp eq reg 1 44 ]
+	)
+	return match{
+		"ip6 nexthdr 44 meta l4proto != 255",
+		append(code, Meta{MetaProtocol}, Equal{Not: true, Data: "\xff"}),
+	}
+}
+
 // fromLoopback matches the loopback interface, whose index is always 1.
 func fromLoopback() match {
 	return match{"iif lo", []Expr{Meta{MetaInputIndex}, Equal{Data: native32(1)}}}

@@ -15,9 +15,9 @@ import (
 //
 //   - New objects first, filled: an interval set that is used in the very
 //     transaction which makes it is empty for the first packets.
-//   - Sets change by element, deletions before additions.
-//   - Where rules change too, sets are first widened, then the rules change,
-//     then the sets are narrowed and what is left over goes.
+//   - Sets change by element, deletions before additions: first they are
+//     widened, then the rules change, then the sets are narrowed and what is
+//     left over goes.
 //   - Rules change by flushing a chain and filling it again in one transaction.
 //   - The table is never deleted to be made anew.
 type Plan struct {
@@ -60,15 +60,14 @@ type planner struct {
 	clear  []Op // objects to go
 }
 
-// steps joins the phases. Without a change of rules, all elements change in
-// one transaction: a network that is split or merged is never missing.
+// steps joins the phases. Widening and narrowing are transactions of their own,
+// also where no rule changes: the sets of one transaction are published one
+// after the other, so that a network which moves from one set to another would
+// be in neither for a moment.
 func (p *planner) steps() []Step {
 	phases := [][]Op{slices.Concat(p.base, p.make, p.widen), p.chains, slices.Concat(p.narrow, p.clear)}
-	switch {
-	case len(p.unbind) > 0:
+	if len(p.unbind) > 0 {
 		phases = [][]Op{slices.Concat(p.base, p.unbind), slices.Concat(p.make, p.widen), p.chains, p.narrow}
-	case len(p.chains) == 0:
-		phases = [][]Op{slices.Concat(p.base, p.make, deletionsFirst(slices.Concat(p.widen, p.narrow)), p.clear)}
 	}
 	// A table that sleeps guards nothing, so it wakes first: the kernel would
 	// not take a chain in the same transaction.
@@ -79,22 +78,6 @@ func (p *planner) steps() []Step {
 		}
 	}
 	return steps
-}
-
-func deletionsFirst(ops []Op) []Op {
-	slices.SortStableFunc(ops, func(a, b Op) int {
-		_, aDeletes := a.(DeleteElements)
-		_, bDeletes := b.(DeleteElements)
-		switch {
-		case aDeletes == bDeletes:
-			return 0
-		case aDeletes:
-			return -1
-		default:
-			return 1
-		}
-	})
-	return ops
 }
 
 func (p *planner) objects(newTable bool) {

@@ -112,6 +112,8 @@ func (t *tracer) step(e Expr) bool {
 		return t.load(t.packet.meta(e.Key))
 	case Payload:
 		return t.load(t.packet.payload(e))
+	case HasFragmentHeader:
+		return t.load("\x00", true)
 	case DestinationType:
 		return t.load(native32(typeLocal), true)
 	case And:

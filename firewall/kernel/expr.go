@@ -22,6 +22,8 @@ func lower(e firewall.Expr, constants uint32) (expr.Any, error) {
 		return &expr.Meta{Key: expr.MetaKey(e.Key), Register: register}, nil
 	case firewall.Payload:
 		return &expr.Payload{DestRegister: register, Base: expr.PayloadBase(e.Base), Offset: e.Offset, Len: e.Len}, nil
+	case firewall.HasFragmentHeader:
+		return &expr.Exthdr{DestRegister: register, Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT}, nil
 	case firewall.DestinationType:
 		return &expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, nil
 	case firewall.And:
@@ -75,6 +77,12 @@ func raiseKnown(name string, f *fields, constants map[string]anonymous) firewall
 				Base:   firewall.PayloadBase(f.number(unix.NFTA_PAYLOAD_BASE)),
 				Offset: f.number(unix.NFTA_PAYLOAD_OFFSET), Len: f.number(unix.NFTA_PAYLOAD_LEN),
 			}
+		}
+	case "exthdr":
+		header := f.bytes(unix.NFTA_EXTHDR_TYPE)
+		if f.register(unix.NFTA_EXTHDR_DREG) && string(header) == string([]byte{unix.IPPROTO_FRAGMENT}) &&
+			f.number(unix.NFTA_EXTHDR_LEN) == 1 && f.number(unix.NFTA_EXTHDR_FLAGS) == unix.NFT_EXTHDR_F_PRESENT {
+			return firewall.HasFragmentHeader{}
 		}
 	case "fib":
 		if f.register(unix.NFTA_FIB_DREG) && f.number(unix.NFTA_FIB_RESULT) == unix.NFT_FIB_RESULT_ADDRTYPE &&

@@ -72,6 +72,25 @@ func (h *Host) Addr(link string, address netip.Prefix) {
 		a.Flags = unix.IFA_F_NODAD
 	}
 	h.check(h.links.AddrAdd(h.link(link), a), "giving %s to %s", address, link)
+	if address.Addr().Is6() {
+		h.awaitRoute(address.Addr())
+	}
+}
+
+// awaitRoute waits until an IPv6 address is in the table of local routes, where
+// the kernel puts it in the background; until then the host asks its
+// neighbours for its own address.
+func (h *Host) awaitRoute(a netip.Addr) {
+	h.t.Helper()
+	local := &netlink.Route{Table: unix.RT_TABLE_LOCAL}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		routes, err := h.links.RouteListFiltered(netlink.FAMILY_V6, local, netlink.RT_FILTER_TABLE)
+		h.check(err, "listing local routes")
+		if slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.AsSlice()) }) {
+			return
+		}
+	}
+	h.t.Fatalf("%s: %s does not work after %v", h, a, patience)
 }
 
 // Route sends packets for a network to a gateway.

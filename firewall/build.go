@@ -32,6 +32,7 @@ func Build(p Policy, l Lists, h Host) (Ruleset, error) {
 	if len(l.Cloudflare.V4()) == 0 || h.IPv6 && len(l.Cloudflare.V6()) == 0 {
 		return Ruleset{}, ErrNoList
 	}
+	p.TCP, p.UDP = MergePorts(p.TCP), MergePorts(p.UDP) // a set that holds a port twice would never read back the same
 	if risky := AtRisk(p.UDP, h); len(risky) > 0 {
 		return Ruleset{}, fmt.Errorf("udp %s: %w", JoinPorts(risky), ErrEphemeralUDP)
 	}
@@ -254,7 +255,7 @@ func (b builder) closed(r Ruleset) Chain {
 	}
 	for _, pattern := range b.policy.Interfaces {
 		if strings.HasSuffix(pattern, "*") {
-			add("a trusted interface", fromInterface(pattern), accept())
+			add("a trusted interface", fromInterfaces(pattern), accept())
 		}
 	}
 	if b.host.Forwards {

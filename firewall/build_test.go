@@ -261,3 +261,14 @@ func rules(r firewall.Ruleset) string {
 	}
 	return b.String()
 }
+
+// Ports that are named twice make the same ruleset as ports named once.
+func TestPortsAreMerged(t *testing.T) {
+	s := ordinary()
+	s.Policy.TCP = []firewall.PortRange{{First: 443, Last: 443}, {First: 80, Last: 80}}
+	want := s.Build(t)
+	s.Policy.TCP = []firewall.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 80, Last: 80}}
+	if got := s.Build(t); got.String() != want.String() {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

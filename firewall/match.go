@@ -150,14 +150,10 @@ func fromLoopback() match {
 	return match{"iif lo", []Expr{Meta{MetaInputIndex}, Equal{Data: native32(1)}}}
 }
 
-// fromInterface matches an interface by pattern: "wg0", or "wg*".
-func fromInterface(pattern string) match {
-	name, any := strings.CutSuffix(pattern, "*")
-	data := name
-	if !any {
-		data = InterfaceKey(name)
-	}
-	return match{fmt.Sprintf("iifname %q", pattern), []Expr{Meta{MetaInputName}, Equal{Data: data}}}
+// fromInterfaces matches the interfaces whose names begin as a pattern does: "wg*".
+func fromInterfaces(pattern string) match {
+	beginning := strings.TrimSuffix(pattern, "*")
+	return match{fmt.Sprintf("iifname %q", pattern), []Expr{Meta{MetaInputName}, Equal{Data: beginning}}}
 }
 
 // InterfaceKey is an interface's name as the kernel keeps it: 16 bytes (IFNAMSIZ).

@@ -95,7 +95,7 @@ var grounds = []ground{
 
 func plainHost(t *testing.T) (*lab.Site, string, *lab.Host) {
 	s := newSite(t)
-	addresses(t, s.Web, "eth0")
+	addresses(s.Web, "eth0")
 	believeAll(s.Web, "eth0")
 	return s, "eth0", s.Web
 }
@@ -111,7 +111,7 @@ func bridgedHost(t *testing.T) (*lab.Site, string, *lab.Host) {
 		s.Web.Addr("br0", netip.PrefixFrom(web(p.Addr(), 0).Addr(), p.Bits()))
 		s.Web.Route(netip.PrefixFrom(pick(p.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified()), 0), p.Addr(), "br0")
 	}
-	addresses(t, s.Web, "br0")
+	addresses(s.Web, "br0")
 	believeAll(s.Web, "br0")
 	return s, "br0", s.Web
 }
@@ -125,7 +125,7 @@ func track(t *testing.T, h *lab.Host) {
 }
 
 // addresses gives a host more of them, some only for neighbours.
-func addresses(t *testing.T, h *lab.Host, link string) {
+func addresses(h *lab.Host, link string) {
 	h.Addr("lo", single(local4))
 	h.Addr("lo", single(local6))
 	h.Addr(link, netip.PrefixFrom(nearby6, 64))

@@ -96,14 +96,14 @@ func (d *Daemon) start(ctx context.Context) error {
 	return nil
 }
 
-// scheduleFetch says when the next fetch is due: now if no list was ever
-// downloaded, else when it was planned, but never later than the schedule has
+// scheduleFetch says when the next fetch is due: now if none was ever tried,
+// else when it was planned, but never later than the schedule has
 // it. A plan that another schedule made, or a wrong clock, does not stand.
 func (d *Daemon) scheduleFetch() {
 	now, book := time.Now(), &d.engine.book
 	regular := d.engine.config.Ranges.Schedule.Next(now, 0, rand.Float64)
 	book.NextAt = earlier(book.NextAt, regular)
-	if book.Current.From == ipranges.FromEmbedded && book.Failures == 0 {
+	if book.LastOutcome.At.IsZero() {
 		book.NextAt = now
 	}
 	d.fetchAt = now.Add(book.NextAt.Sub(now)) // by the monotonic clock from here

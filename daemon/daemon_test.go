@@ -125,6 +125,23 @@ func TestFetchPlannedByAWrongClock(t *testing.T) {
 	})
 }
 
+// An answer that is held leaves the built-in list in force, and is no reason to
+// ask again at once.
+func TestHeldAnswerIsNotAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDaemon(t, func(d *testDaemon) {
+			d.fetcher.answer = func() (ipranges.Answer, error) {
+				return ipranges.Answer{List: listWith("188.42.0.0/20"), From: ipranges.FromAPI, At: time.Now(), Agreement: ipranges.Disagree, Doubt: "the text pages differ"}, nil
+			}
+		})
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if n := len(d.fetcher.times); n < 4 || n > 6 {
+			t.Errorf("%d fetches in a day", n)
+		}
+	})
+}
+
 func TestFailingFetchBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := startDaemon(t, nil)

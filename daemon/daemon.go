@@ -61,7 +61,7 @@ func Run(ctx context.Context, o Options) error {
 	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
 	hostChanged, err := kernel.WatchHost(ctx) // before the first look, so that no change is missed
 	if err != nil {
-		return Explain(err)
+		o.Log.Error("interfaces cannot be watched; changes are seen within "+sweepInterval.String(), "error", err)
 	}
 	if err := d.start(ctx); err != nil {
 		return err
@@ -97,8 +97,8 @@ func (d *Daemon) start(ctx context.Context) error {
 }
 
 // scheduleFetch says when the next fetch is due: now if none was ever tried,
-// else when it was planned, but never later than the schedule has
-// it. A plan that another schedule made, or a wrong clock, does not stand.
+// else when it was planned, but never later than the schedule has it. A plan
+// that another schedule made, or a wrong clock, does not stand.
 func (d *Daemon) scheduleFetch() {
 	now, book := time.Now(), &d.engine.book
 	regular := d.engine.config.Ranges.Schedule.Next(now, 0, rand.Float64)

@@ -189,6 +189,27 @@ func TestBridgesComeAndGo(t *testing.T) {
 	})
 }
 
+// What somebody else has done to the table is put right within a minute.
+func TestForeignChangeIsPutRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := startDaemon(t, nil)
+		for what, change := range map[string]func(){
+			"the table is gone":  func() { d.table.table = nil },
+			"the rules are gone": func() { d.table.table.Chains[0].Rules = nil },
+			"it is dormant":      func() { d.table.table.Flags = 1 },
+		} {
+			d.in(t, func(context.Context) { change(); d.table.generation++ })
+			time.Sleep(sweepInterval + time.Second)
+			synctest.Wait()
+			d.in(t, func(ctx context.Context) {
+				if s, err := d.engine.Status(ctx); err != nil || !s.Table.Matches {
+					t.Errorf("%s, and still is a minute later: %+v, %v", what, s.Table, err)
+				}
+			})
+		}
+	})
+}
+
 func TestFailedPassIsRetriedWithoutAStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := true

@@ -55,7 +55,10 @@ func (f *fakeTable) Apply(_ context.Context, p firewall.Plan) error {
 func (f *fakeTable) op(family firewall.Family, op firewall.Op) {
 	switch op := op.(type) {
 	case firewall.AddTable:
-		f.table = &firewall.Ruleset{Family: family}
+		if f.table == nil {
+			f.table = &firewall.Ruleset{Family: family}
+		}
+		f.table.Flags = 0
 	case firewall.DeleteTable:
 		f.table = nil
 	case firewall.AddSet:

@@ -186,7 +186,7 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting + time.Second - 1).Round(0).Truncate(time.Second)}
 	entries := e.state.withAllowed(entry, now)
 	if err := saveJSON(e.paths.allow(), entries); err != nil {
-		return firewall.Temporary{}, err
+		return firewall.Temporary{}, notOpened(err)
 	}
 	e.state.allowed = entries
 	_, err := e.Pass(ctx)
@@ -203,6 +203,11 @@ func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	e.state.allowed = left
 	_, err := e.Pass(ctx)
 	return errors.Join(err, notKept(saveJSON(e.paths.allow(), left)))
+}
+
+// notOpened says that nothing was opened, because a restart would not know of it.
+func notOpened(err error) error {
+	return refuse(ExitError, "make the state directory writable, and repeat the command", "nothing was opened, because it could not be written down: %w", err)
 }
 
 // notKept says that something was closed that a restart would open again. To
@@ -229,7 +234,7 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 		off.Until = now.Add(lasting)
 	}
 	if err := saveJSON(e.paths.off(), off); err != nil {
-		return Off{}, err
+		return Off{}, notOpened(err)
 	}
 	e.state.off = off
 	_, err := e.Pass(ctx)

@@ -81,46 +81,84 @@ func (b builder) families() []addressFamily {
 }
 
 func (b builder) ruleset() Ruleset {
-	r := Ruleset{Family: FamilyINET, Comment: "made by cfwall: only Cloudflare may reach the web ports; see cfwall status"}
+	r := Ruleset{Family: FamilyINET, Comment: "kept by cfwall: see cfwall status"}
 	if !b.host.IPv6 {
 		r.Family = FamilyIP
 	}
 	for _, f := range b.families() {
-		r.Sets = append(r.Sets, b.cloudflareSet(f), b.allowedSet(f))
-		r.Counters = append(r.Counters,
-			Counter{Name: "admitted_cloudflare" + f.suffix, Comment: f.full + " packets admitted from Cloudflare"},
-			Counter{Name: "admitted_allowed" + f.suffix, Comment: f.full + " packets admitted by allow entries"},
-			Counter{Name: "dropped" + f.suffix, Comment: f.full + " packets dropped at the guarded ports"})
+		r.Sets = append(r.Sets, b.sets(f)...)
+		r.Counters = append(r.Counters, b.counters(f)...)
 	}
 	r.Sets = append(r.Sets, b.trustedSet())
-	r.Chains = []Chain{b.guard(), b.cloudflare(), b.closed(r)}
-	if b.host.IPv6 {
-		r.Chains = append(r.Chains, b.beforeDefrag(), b.fragments())
+	r.Chains = b.guardChains()
+	if b.policy.Inbound.Drop {
+		r.Chains = append(r.Chains, b.inbound())
+	}
+	if b.policy.Mode == ModeTunnel {
+		r.Counters = append(r.Counters,
+			Counter{Name: "tunnel_tcp", Comment: "packets sent to port 7844, HTTP/2"},
+			Counter{Name: "tunnel_udp", Comment: "packets sent to port 7844, QUIC"})
+		r.Chains = append(r.Chains, b.tunnel())
+	}
+	if b.policy.Outbound.Drop {
+		r.Chains = append(r.Chains, b.egress())
 	}
 	return r
 }
 
-func (b builder) cloudflareSet(f addressFamily) Set {
-	networks := b.lists.Cloudflare.V4()
-	if f == ipv6 {
-		networks = b.lists.Cloudflare.V6()
+func (b builder) guardChains() []Chain {
+	chains := []Chain{b.guard()}
+	if b.policy.Mode == ModeCloudflare {
+		chains = append(chains, b.cloudflare())
 	}
-	return Set{
-		Name: "cloudflare" + f.suffix, Type: f.setType,
-		Comment:  "networks that Cloudflare publishes",
-		Elements: networkElements(networks),
+	chains = append(chains, b.closed())
+	if b.host.IPv6 {
+		chains = append(chains, b.beforeDefrag(), b.fragments())
 	}
+	return chains
+}
+
+// sets holds those that rules look into. A list that no rule needs is not in
+// the kernel; where it comes to be needed it is filled before the rules change.
+func (b builder) sets(f addressFamily) []Set {
+	var sets []Set
+	if b.policy.Mode == ModeCloudflare || b.policy.Outbound.Drop {
+		sets = append(sets, Set{
+			Name: "cloudflare" + f.suffix, Type: f.setType, Comment: "networks that Cloudflare publishes",
+			Elements: networkElements(f.of(b.lists.Cloudflare)),
+		})
+	}
+	sets = append(sets, b.allowedSet(f))
+	if b.policy.Outbound.Drop {
+		sets = append(sets, b.egressSets(f)...)
+	}
+	return sets
+}
+
+func (b builder) counters(f addressFamily) []Counter {
+	var counters []Counter
+	add := func(name, comment string) {
+		counters = append(counters, Counter{Name: name + f.suffix, Comment: f.full + " packets " + comment})
+	}
+	if b.policy.Mode == ModeCloudflare {
+		add("admitted_cloudflare", "admitted from Cloudflare")
+	}
+	add("admitted_allowed", "admitted by allow entries")
+	add("dropped", "dropped at the guarded ports")
+	if b.policy.Inbound.Drop {
+		add("dropped_inbound", "dropped at the other ports")
+	}
+	if b.policy.Outbound.Drop {
+		add("rejected_outbound", "that this host was not let send")
+	}
+	return counters
 }
 
 func (b builder) allowedSet(f addressFamily) Set {
-	networks := b.policy.Allow.V4()
-	if f == ipv6 {
-		networks = b.policy.Allow.V6()
-	}
 	return Set{
 		Name: "allowed" + f.suffix, Type: f.setType, Timeouts: true,
 		Comment:  "[allow] from in the config, and cfwall allow",
-		Elements: append(networkElements(networks), b.temporaryElements(f)...),
+		Elements: append(networkElements(f.of(b.policy.Allow)), b.temporaryElements(f)...),
 	}
 }
 
@@ -186,14 +224,30 @@ func (b builder) beforeDefrag() Chain {
 
 // fragments guards the same ports, and what hides its port: a fragment header
 // behind others, or a first part without its headers (RFC 8200, section 4.5).
-// Nobody needs those on the Internet, and whoever is admitted may send them.
+// Nobody needs those on the Internet. Whoever is admitted to the guarded ports
+// may send them, but not where other ports are closed as well.
 func (b builder) fragments() Chain {
-	return Chain{
+	c := Chain{
 		Name: "fragments", Comment: "guards the same ports, and fragments that hide theirs",
 		Rules: append(b.guardPorts(),
-			rule("a fragment that shows its port, or belongs to one that does", b.showsItsPort(), accept()),
-			rule("a fragment that hides its port", gotoChain("cloudflare"))),
+			rule("a fragment that shows its port, or belongs to one that does", b.showsItsPort(), accept())),
 	}
+	if !b.policy.Inbound.Drop {
+		c.Rules = append(c.Rules, rule("a fragment that hides its port", gotoChain(b.decider())))
+		return c
+	}
+	c.Rules = append(c.Rules, b.unfiltered()...)
+	c.Rules = append(c.Rules, rule("a fragment that hides its port", count("dropped_inbound6"), drop()))
+	return c
+}
+
+// decider is the chain that decides who reaches guarded TCP ports: all that
+// tells one mode from the other.
+func (b builder) decider() string {
+	if b.policy.Mode == ModeCloudflare {
+		return "cloudflare"
+	}
+	return "closed"
 }
 
 // guardPorts sends packets to guarded ports to whoever decides about them.
@@ -204,10 +258,10 @@ func (b builder) guardPorts() []Rule {
 			ports, notOpening(), accept()))
 	}
 	for _, ports := range tcp.matches(b.policy.TCP) {
-		rules = append(rules, rule("guarded TCP ports", ports, gotoChain("cloudflare")))
+		rules = append(rules, rule("guarded TCP ports", ports, gotoChain(b.decider())))
 	}
 	for _, ports := range udp.matches(b.policy.UDP) {
-		rules = append(rules, rule("guarded UDP ports; Cloudflare speaks only TCP to origins", ports, gotoChain("closed")))
+		rules = append(rules, rule("guarded UDP ports; Cloudflare uses none", ports, gotoChain("closed")))
 	}
 	return rules
 }
@@ -241,29 +295,47 @@ func (b builder) cloudflare() Chain {
 
 // closed admits whoever the policy names and drops the rest. A rule that
 // cannot match now is left out: every instruction costs time for each packet.
-func (b builder) closed(r Ruleset) Chain {
-	c := Chain{Name: "closed", Comment: "admits this host itself and who the config allows, drops the rest"}
-	add := func(comment string, parts ...match) { c.Rules = append(c.Rules, rule(comment, parts...)) }
-	add("this host itself", fromLoopback(), accept())
+func (b builder) closed() Chain {
+	rules := b.unfiltered()
 	for _, f := range b.families() {
-		if set, _ := r.Set("allowed" + f.suffix); len(set.Elements) > 0 {
-			add("an allow entry", b.fromSet(f, set.Name), count("admitted_allowed"+f.suffix), accept())
+		if set := b.allowedSet(f); len(set.Elements) > 0 {
+			rules = append(rules, rule("an allow entry", b.fromSet(f, set.Name), count("admitted_allowed"+f.suffix), accept()))
 		}
 	}
-	if set, _ := r.Set("trusted_interfaces"); len(set.Elements) > 0 {
-		add("a trusted interface", fromTrustedInterface(), accept())
+	return Chain{
+		Name: "closed", Comment: "admits this host itself and who the config allows, drops the rest",
+		Rules: append(rules, b.dropped("dropped")...),
+	}
+}
+
+// unfiltered leaves alone what comes from this host itself, in by trusted
+// interfaces, or is on its way to another host.
+func (b builder) unfiltered() []Rule {
+	rules := append([]Rule{rule("this host itself", fromLoopback(), accept())}, b.trusted(wayIn)...)
+	if b.host.Forwards {
+		rules = append(rules, rule("on its way to another host", toOtherHosts(), accept()))
+	}
+	return rules
+}
+
+func (b builder) trusted(w wayEnd) []Rule {
+	var rules []Rule
+	if len(b.trustedSet().Elements) > 0 {
+		rules = append(rules, rule("a trusted interface", w.trusted(), accept()))
 	}
 	for _, pattern := range b.policy.Interfaces {
 		if strings.HasSuffix(pattern, "*") {
-			add("a trusted interface", fromInterfaces(pattern), accept())
+			rules = append(rules, rule("a trusted interface", w.begins(pattern), accept()))
 		}
 	}
-	if b.host.Forwards {
-		add("on its way to another host", toOtherHosts(), accept())
-	}
+	return rules
+}
+
+// dropped drops everything else, counted for each family.
+func (b builder) dropped(counter string) []Rule {
+	rules := []Rule{rule("everyone else", count(counter+ipv4.suffix), drop())}
 	if b.host.IPv6 {
-		add("everyone else", match{"meta nfproto ipv6", b.family(ipv6)}, count("dropped6"), drop())
+		rules = append([]Rule{rule("everyone else", b.only(ipv6)[0], count(counter+ipv6.suffix), drop())}, rules...)
 	}
-	add("everyone else", count("dropped4"), drop())
-	return c
+	return rules
 }

@@ -21,6 +21,7 @@ import (
 var sameValues = cmp.Options{
 	cmp.Comparer(func(a, b netipx.IPRange) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 }
 
 // list makes a List of words.

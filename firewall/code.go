@@ -23,10 +23,13 @@ type MetaKey uint32
 
 // The properties that rules look at.
 const (
-	MetaInputIndex MetaKey = 4  // iif: index of the input interface, native-endian
-	MetaInputName  MetaKey = 6  // iifname: its name, padded with NUL to 16 bytes
-	MetaFamily     MetaKey = 15 // nfproto: one byte
-	MetaProtocol   MetaKey = 16 // l4proto: one byte, behind IPv6 extension headers too
+	MetaInputIndex  MetaKey = 4  // iif: index of the input interface, native-endian
+	MetaOutputIndex MetaKey = 5  // oif: index of the output interface, native-endian
+	MetaInputName   MetaKey = 6  // iifname: its name, padded with NUL to 16 bytes
+	MetaOutputName  MetaKey = 7  // oifname: its name, padded with NUL to 16 bytes
+	MetaUser        MetaKey = 10 // skuid: number of the user whose socket sent it, native-endian
+	MetaFamily      MetaKey = 15 // nfproto: one byte
+	MetaProtocol    MetaKey = 16 // l4proto: one byte, behind IPv6 extension headers too
 )
 
 // Payload loads bytes of a header.
@@ -42,6 +45,50 @@ type PayloadBase uint32
 const (
 	NetworkHeader   PayloadBase = 1
 	TransportHeader PayloadBase = 2
+)
+
+// Conntrack loads what connection tracking knows of the packet, and has the
+// kernel track connections for as long as a rule has it.
+type Conntrack struct{ Key ConntrackKey }
+
+// ConntrackKey numbers the properties as the kernel does (enum nft_ct_keys).
+type ConntrackKey uint32
+
+// The properties that rules look at.
+const (
+	ConntrackState     ConntrackKey = 0 // a bit for each state, native-endian
+	ConntrackDirection ConntrackKey = 1 // one byte: 0 as the connection began, 1 the answers
+)
+
+// stateRelated is the bit of packets that belong to another connection: ICMP
+// errors, and what helpers expect (NF_CT_STATE_BIT of IP_CT_RELATED).
+const stateRelated = 4
+
+// Into loads into another register than the first, counted in words of four
+// bytes from it: so a key is put together from several values.
+type Into struct {
+	Word uint32
+	Load Expr
+}
+
+// Remember adds the key to a set that rules fill, or gives the entry that it
+// has its full time again; the entry counts packets.
+type Remember struct{ Set string }
+
+// Reject tells the sender that the packet is refused, and ends the rule.
+type Reject struct {
+	Type RejectType
+	Code uint8 // of the ICMP message
+}
+
+// RejectType numbers the answers as the kernel does (enum nft_reject_types).
+type RejectType uint32
+
+// The answers that rules give.
+const (
+	RejectICMP  RejectType = 0 // of the table's own family
+	RejectReset RejectType = 1 // a TCP segment with RST
+	RejectICMPX RejectType = 2 // of the packet's family, in tables of both
 )
 
 // HasFragmentHeader loads one byte: 1 where an IPv6 packet has a fragment header.
@@ -78,12 +125,26 @@ type AtMost struct{ Data string }
 type InSet struct{ Name string }
 
 // OneOf looks the register up among constants (an anonymous set). Values holds
-// them sorted and joined; each is Width bytes long.
+// them sorted and joined; each is Width bytes long. Of is their type, which
+// matters to those who list the rules.
 type OneOf struct {
 	Not    bool
+	Of     ConstantType
 	Width  int
 	Values string
 }
+
+// ConstantType is the type of constants, in nft's words.
+type ConstantType string
+
+// The types of our constants.
+const (
+	TypePort          ConstantType = "inet_service"
+	TypeAddressKind   ConstantType = "fib_addrtype"
+	TypeICMP          ConstantType = "icmp_type"
+	TypeICMPv6        ConstantType = "icmpv6_type"
+	TypeInetProtocols ConstantType = "inet_proto"
+)
 
 // Count counts the packet in a named counter.
 type Count struct{ Name string }
@@ -113,7 +174,7 @@ func native32(v uint32) string { return string(binary.NativeEndian.AppendUint32(
 func big16(v uint16) string { return string(binary.BigEndian.AppendUint16(nil, v)) }
 
 // oneOf makes a look-up among constants of equal length.
-func oneOf(not bool, values ...string) OneOf {
+func oneOf(of ConstantType, values ...string) OneOf {
 	sorted := slices.Sorted(slices.Values(values))
-	return OneOf{Not: not, Width: len(sorted[0]), Values: strings.Join(sorted, "")}
+	return OneOf{Of: of, Width: len(sorted[0]), Values: strings.Join(sorted, "")}
 }

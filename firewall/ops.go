@@ -55,11 +55,14 @@ func (o AddTable) String() string {
 }
 
 func (o AddSet) String() string {
-	flags := o.Set.flags()
-	if flags != "" {
-		flags = fmt.Sprintf(" flags %s;", flags)
+	var shape string
+	if o.Set.Type.RuleFilled() {
+		shape = fmt.Sprintf(" size %d; timeout %s;", RememberedSize, rememberedText)
 	}
-	return fmt.Sprintf("add set %s { type %s;%s comment %q; }", o.Set.Name, o.Set.Type, flags, o.Set.Comment)
+	if flags := o.Set.flags(); flags != "" {
+		shape += fmt.Sprintf(" flags %s;", flags)
+	}
+	return fmt.Sprintf("add set %s { type %s;%s comment %q; }", o.Set.Name, o.Set.Type, shape, o.Set.Comment)
 }
 
 func (o AddCounter) String() string {

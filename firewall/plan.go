@@ -139,7 +139,11 @@ func (p *planner) relay(leaveOut func(Rule) bool) []Op {
 }
 
 func usesSet(r Rule) bool {
-	return slices.ContainsFunc(r.Code, func(e Expr) bool { _, ok := e.(InSet); return ok })
+	return slices.ContainsFunc(r.Code, func(e Expr) bool {
+		_, looks := e.(InSet)
+		_, fills := e.(Remember)
+		return looks || fills
+	})
 }
 
 // elements sorts the changes of a set into those that widen it and those that

@@ -14,8 +14,14 @@ import (
 // Mode says who may reach the guarded ports from outside.
 type Mode string
 
-// ModeCloudflare admits Cloudflare's published ranges, and what Policy allows.
-const ModeCloudflare Mode = "cloudflare"
+// The modes.
+const (
+	// ModeCloudflare admits Cloudflare's published ranges, and what Policy allows.
+	ModeCloudflare Mode = "cloudflare"
+	// ModeTunnel admits only what Policy allows: cloudflared on this host
+	// connects to Cloudflare, and nobody needs to come in.
+	ModeTunnel Mode = "tunnel"
+)
 
 // Policy is what the administrator wants: which ports are guarded and who,
 // besides Cloudflare, may reach them.
@@ -31,6 +37,58 @@ type Policy struct {
 	Interfaces []string
 	// ContainerBridges trusts the bridges that container engines made.
 	ContainerBridges bool
+
+	Inbound  Inbound
+	Outbound Outbound
+	Tunnel   Tunnel
+}
+
+// Inbound says what may come in to this host besides what the guarded ports admit.
+type Inbound struct {
+	// Drop drops all of it but for Open, answers and what every host needs.
+	Drop bool
+	Open []Service
+}
+
+// Outbound says what this host itself may send. What it forwards for
+// containers and other hosts is left alone.
+type Outbound struct {
+	// Drop rejects all of it but for Allow, answers, the tunnel and what it needs.
+	Drop  bool
+	Allow []Service
+}
+
+// Tunnel says how cloudflared may leave, where Outbound drops.
+type Tunnel struct {
+	// Edge holds the addresses of Cloudflare's side; empty means all of
+	// Cloudflare's networks, which hold them.
+	Edge ipranges.List
+	// User names the only user that may talk to them, by name or number; ""
+	// stands for all.
+	User string
+}
+
+// A Service is ports of a protocol, at this host or elsewhere.
+type Service struct {
+	Protocol string // "tcp" or "udp"
+	Ports    PortRange
+	// Peers are those who may use it from outside, or where it may be used;
+	// an empty list stands for everybody.
+	Peers ipranges.List
+}
+
+// Text prints the service as the config has it, "22/tcp from 192.0.2.0/24",
+// with "from" or "to" before the peers.
+func (s Service) Text(preposition string) string {
+	text := fmt.Sprintf("%s/%s", s.Ports, s.Protocol)
+	if s.Peers.Len() == 0 {
+		return text
+	}
+	var peers []string
+	for _, n := range s.Peers.Networks() {
+		peers = append(peers, networkText(n))
+	}
+	return fmt.Sprintf("%s %s %s", text, preposition, strings.Join(peers, ","))
 }
 
 // Lists holds the networks that change without the administrator's hand.
@@ -64,6 +122,12 @@ type Host struct {
 	// its own: net.ipv4.ip_local_port_range without
 	// net.ipv4.ip_local_reserved_ports.
 	Ephemeral []PortRange
+	// Resolvers are the DNS servers that the host asks, as far as they are
+	// not the host itself.
+	Resolvers []netip.Addr
+	// TunnelUser is the number of the user in Tunnel.User; nil where the host
+	// knows no such user.
+	TunnelUser *uint32
 }
 
 // PortRange is a range of ports, both ends included.

@@ -39,7 +39,20 @@ const (
 	TypeIPv4      SetType = "ipv4_addr"
 	TypeIPv6      SetType = "ipv6_addr"
 	TypeInterface SetType = "ifname"
+	// Sets of services are filled by rules: destination, protocol, port.
+	TypeService4 SetType = "ipv4_addr . inet_proto . inet_service"
+	TypeService6 SetType = "ipv6_addr . inet_proto . inet_service"
 )
+
+// What rules fill holds this many entries, each for this long after the last packet.
+const (
+	RememberedSize = 1024
+	RememberedFor  = time.Hour
+)
+
+// RuleFilled reports whether rules fill a set of this type: what is in it is
+// then no part of the policy, and not in Set.Elements.
+func (t SetType) RuleFilled() bool { return t == TypeService4 || t == TypeService6 }
 
 // A Set is a named set. Sets of addresses hold intervals.
 type Set struct {
@@ -78,7 +91,7 @@ type Chain struct {
 // What reaches the end of a base chain of ours is accepted, that is left to
 // the other tables of the host.
 type Hook struct {
-	Point    string // "prerouting"
+	Point    string // "prerouting", "output" or "postrouting"
 	Priority int32
 	Foreign  string // not empty: another type, policy or device
 }
@@ -104,6 +117,14 @@ type State struct {
 	// Generation numbers the state of all tables of this network namespace;
 	// every change of any of them raises it.
 	Generation uint32
+}
+
+// Mode is the mode that a table of ours enforces.
+func (r Ruleset) Mode() Mode {
+	if _, ok := r.Chain("cloudflare"); ok {
+		return ModeCloudflare
+	}
+	return ModeTunnel
 }
 
 // Set returns a set by name.

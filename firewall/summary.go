@@ -4,6 +4,50 @@ import (
 	"fmt"
 )
 
+// Meaning says what a change of tables means for those who reach this host and
+// for what it reaches; nothing where only lists change. Before is nil where
+// there is no table.
+func Meaning(before *Ruleset, after Ruleset) []string {
+	var lines []string
+	if before == nil || before.Mode() != after.Mode() {
+		lines = append(lines, modeMeaning(before, after))
+	}
+	for _, c := range []struct{ chain, begins, ends string }{
+		{"inbound", "inbound: whatever else comes in is dropped, but for [inbound] open, answers and what every host needs",
+			"inbound: ports that are not guarded are left to other firewalls again"},
+		{"egress", "outbound: what this host sends is rejected, but for the tunnel and what it needs, answers and [outbound] allow",
+			"outbound: this host may send what it likes again"},
+	} {
+		was, is := before.hasChain(c.chain), after.hasChain(c.chain)
+		switch {
+		case is && !was:
+			lines = append(lines, c.begins)
+		case was && !is:
+			lines = append(lines, c.ends)
+		}
+	}
+	return lines
+}
+
+func modeMeaning(before *Ruleset, after Ruleset) string {
+	from := "mode "
+	if before != nil {
+		from += string(before.Mode()) + " -> "
+	}
+	if after.Mode() == ModeTunnel {
+		return from + "tunnel: the web ports are closed to everyone outside, Cloudflare too, but for [allow]"
+	}
+	return from + "cloudflare: the web ports are open to Cloudflare's networks and [allow], and closed to everyone else"
+}
+
+func (r *Ruleset) hasChain(name string) bool {
+	if r == nil {
+		return false
+	}
+	_, ok := r.Chain(name)
+	return ok
+}
+
 // summaryLimit bounds how many elements a line of a summary names.
 const summaryLimit = 4
 

@@ -33,6 +33,9 @@ func (r Ruleset) String() string {
 func (s Set) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "set %s {\n\ttype %s\n", s.Name, s.Type)
+	if s.Type.RuleFilled() {
+		fmt.Fprintf(&b, "\tsize %d\n\ttimeout %s\n", RememberedSize, rememberedText)
+	}
 	if flags := s.flags(); flags != "" {
 		fmt.Fprintf(&b, "\tflags %s\n", flags)
 	}
@@ -46,10 +49,16 @@ func (s Set) String() string {
 	return b.String()
 }
 
+// rememberedText is RememberedFor in nft's words.
+const rememberedText = "1h"
+
 func (s Set) flags() string {
 	var flags []string
 	if s.intervals() {
 		flags = append(flags, "interval")
+	}
+	if s.Type.RuleFilled() {
+		flags = append(flags, "dynamic")
 	}
 	if s.Timeouts {
 		flags = append(flags, "timeout")
@@ -57,7 +66,7 @@ func (s Set) flags() string {
 	return strings.Join(flags, ",")
 }
 
-func (s Set) intervals() bool { return s.Type != TypeInterface }
+func (s Set) intervals() bool { return s.Type == TypeIPv4 || s.Type == TypeIPv6 }
 
 func joinElements(elements []Element, separator string) string {
 	words := make([]string, len(elements))

@@ -6,13 +6,18 @@ import (
 	"strings"
 )
 
-// A Packet is what the rules can see of a packet that comes in.
+// A Packet is what the rules can see of a packet that comes in, or that this
+// host itself sends.
 type Packet struct {
-	Source    netip.Addr
-	Protocol  string // "tcp" or "udp"
-	Port      uint16 // destination
-	Interface string // "" for one that no rule names
-	Opening   bool   // TCP: SYN without ACK
+	Source      netip.Addr // of packets that come in
+	Destination netip.Addr // of packets that leave: valid for those alone
+	Protocol    string     // "tcp" or "udp"
+	SourcePort  uint16     // 0: one that no rule names
+	Port        uint16     // destination
+	Interface   string     // by which it comes or leaves; "" for one that no rule names
+	Opening     bool       // TCP: SYN without ACK
+	Answer      bool       // to a packet that went the other way
+	User        uint32     // who sends it
 }
 
 // A Decision says what becomes of a packet and why.
@@ -33,15 +38,18 @@ type Decision struct {
 	Certain bool
 }
 
-// Decide follows a packet to this host through the rules as the kernel would.
+// Decide follows a packet to or from this host through the rules as the kernel would.
 func (r Ruleset) Decide(p Packet) Decision {
 	t := tracer{ruleset: r, packet: p, decision: Decision{Verdict: Accept, Certain: true}}
-	if r.Family == FamilyIP && !p.Source.Is4() {
+	if r.Family == FamilyIP && p.family() == ipv6 {
 		return t.decision
 	}
 	t.doubt(r.Flags != 0)
 	for _, c := range r.baseChains() {
-		t.doubt(c.Hook.Foreign != "" || c.Hook.Point != "prerouting")
+		if slices.Contains(p.others(), c.Hook.Point) {
+			continue
+		}
+		t.doubt(c.Hook.Foreign != "" || !slices.Contains(p.way(), c.Hook.Point))
 		t.chain(c)
 		if t.decision.Verdict == Drop {
 			break
@@ -59,6 +67,26 @@ func (r Ruleset) baseChains() []Chain {
 	}
 	slices.SortStableFunc(base, func(a, b Chain) int { return int(a.Hook.Priority) - int(b.Hook.Priority) })
 	return base
+}
+
+var (
+	hooksIn  = []string{"prerouting"}
+	hooksOut = []string{"output", "postrouting"}
+)
+
+// way lists the hooks that a packet passes, others those that it does not.
+func (p Packet) way() []string {
+	if p.Destination.IsValid() {
+		return hooksOut
+	}
+	return hooksIn
+}
+
+func (p Packet) others() []string {
+	if p.Destination.IsValid() {
+		return hooksIn
+	}
+	return hooksOut
 }
 
 type tracer struct {
@@ -93,10 +121,13 @@ func (t *tracer) chain(c Chain) {
 
 func (t *tracer) rule(r Rule) (Verdict, bool) {
 	for _, e := range r.Code {
-		if v, ok := e.(Verdict); ok {
-			known := v.Kind == Accept || v.Kind == Drop || v.Kind == Goto
+		switch e := e.(type) {
+		case Verdict:
+			known := e.Kind == Accept || e.Kind == Drop || e.Kind == Goto
 			t.doubt(!known)
-			return v, known
+			return e, known
+		case Reject:
+			return Verdict{Kind: Drop}, true
 		}
 		if !t.step(e) {
 			return Verdict{}, false
@@ -112,6 +143,8 @@ func (t *tracer) step(e Expr) bool {
 		return t.load(t.packet.meta(e.Key))
 	case Payload:
 		return t.load(t.packet.payload(e))
+	case Conntrack:
+		return t.load(t.packet.conntrack(e.Key))
 	case HasFragmentHeader:
 		return t.load("\x00", true)
 	case DestinationType:
@@ -129,7 +162,7 @@ func (t *tracer) step(e Expr) bool {
 		return e.holds(t.register) != e.Not
 	case InSet:
 		return t.look(e.Name)
-	case Count:
+	case Count, Into, Remember:
 		return true
 	default:
 		return t.load("", false)
@@ -185,13 +218,31 @@ func (p Packet) meta(key MetaKey) (string, bool) {
 		return string([]byte{p.family().number}), true
 	case MetaProtocol:
 		return string([]byte{p.protocol().number}), true
-	case MetaInputName:
+	case MetaInputName, MetaOutputName:
 		return InterfaceKey(p.Interface), true
-	case MetaInputIndex:
+	case MetaInputIndex, MetaOutputIndex:
 		if p.Interface == "lo" {
 			return native32(1), true
 		}
 		return native32(0), true
+	case MetaUser:
+		return native32(p.User), p.Destination.IsValid()
+	default:
+		return "", false
+	}
+}
+
+func (p Packet) conntrack(key ConntrackKey) (string, bool) {
+	const established, isNew = 2, 8
+	switch {
+	case key == ConntrackDirection && p.Answer:
+		return "\x01", true
+	case key == ConntrackDirection:
+		return "\x00", true
+	case key == ConntrackState && p.Answer:
+		return native32(established), true
+	case key == ConntrackState:
+		return native32(isNew), true
 	default:
 		return "", false
 	}
@@ -202,8 +253,12 @@ func (p Packet) payload(l Payload) (string, bool) {
 	switch {
 	case l == loadPort:
 		return big16(p.Port), true
-	case l == Payload{NetworkHeader, f.source, f.size}:
-		return string(p.Source.AsSlice()), true
+	case l == Payload{TransportHeader, 0, 4}:
+		return big16(p.SourcePort) + big16(p.Port), true
+	case l.Base == NetworkHeader && l.Offset == f.source && l.Len <= f.size && p.Source.IsValid():
+		return string(p.Source.AsSlice()[:l.Len]), true
+	case l.Base == NetworkHeader && l.Offset == f.destination && l.Len <= f.size && p.Destination.IsValid():
+		return string(p.Destination.AsSlice()[:l.Len]), true
 	case l == loadFlags && p.Protocol == "tcp" && p.Opening:
 		return "\x02", true
 	case l == loadFlags && p.Protocol == "tcp":
@@ -214,10 +269,10 @@ func (p Packet) payload(l Payload) (string, bool) {
 }
 
 func (p Packet) family() addressFamily {
-	if p.Source.Is4() {
-		return ipv4
+	if p.Destination.IsValid() {
+		return familyOf(p.Destination)
 	}
-	return ipv6
+	return familyOf(p.Source)
 }
 
 func (p Packet) protocol() protocol {

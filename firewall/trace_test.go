@@ -102,8 +102,8 @@ func TestDecideIsUncertain(t *testing.T) {
 	accept := firewall.Verdict{Kind: firewall.Accept}
 	tests := map[string]func(*firewall.Ruleset){
 		"an instruction": func(r *firewall.Ruleset) { first(r, firewall.Unknown{Name: "limit"}, accept) },
-		"a part of a header": func(r *firewall.Ruleset) { // ip saddr 198.0.0.0/8
-			first(r, firewall.Payload{Base: firewall.NetworkHeader, Offset: 12, Len: 1}, firewall.Equal{Data: "\xc6"}, accept)
+		"a part of a header": func(r *firewall.Ruleset) { // ip ttl 198
+			first(r, firewall.Payload{Base: firewall.NetworkHeader, Offset: 8, Len: 1}, firewall.Equal{Data: "\xc6"}, accept)
 		},
 		"a property": func(r *firewall.Ruleset) {
 			first(r, firewall.Meta{Key: 3}, firewall.Equal{Data: "\x00\x00\x00\x01"}, accept)

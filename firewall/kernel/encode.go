@@ -105,42 +105,89 @@ func comment(e *netlink.AttributeEncoder, attribute uint16, text string) {
 	}
 }
 
-// setKinds gives nft's number and the size of each type of element.
-var setKinds = map[firewall.SetType]nftables.SetDatatype{
-	firewall.TypeIPv4:      nftables.TypeIPAddr,
-	firewall.TypeIPv6:      nftables.TypeIP6Addr,
-	firewall.TypeInterface: nftables.TypeIFName,
+// A datatype is nft's number for a type of elements, and their size in bytes.
+type datatype struct{ magic, size uint32 }
+
+var setKinds = map[firewall.SetType]datatype{
+	firewall.TypeIPv4:      kindOf(nftables.TypeIPAddr),
+	firewall.TypeIPv6:      kindOf(nftables.TypeIP6Addr),
+	firewall.TypeInterface: kindOf(nftables.TypeIFName),
+	firewall.TypeService4:  kindOf(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
+	firewall.TypeService6:  kindOf(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService),
+}
+
+var constantKinds = map[firewall.ConstantType]datatype{
+	firewall.TypePort:          kindOf(nftables.TypeInetService),
+	firewall.TypeAddressKind:   kindOf(nftables.TypeFIBAddr),
+	firewall.TypeICMP:          kindOf(nftables.TypeICMPType),
+	firewall.TypeICMPv6:        kindOf(nftables.TypeICMP6Type),
+	firewall.TypeInetProtocols: kindOf(nftables.TypeInetProto),
+}
+
+// kindOf joins types to the type of a key put together from them: six bits of
+// its number for each, and whole words of each value.
+func kindOf(types ...nftables.SetDatatype) datatype {
+	if len(types) == 1 {
+		return datatype{types[0].GetNFTMagic(), types[0].Bytes}
+	}
+	var joint datatype
+	for _, t := range types {
+		joint.magic = joint.magic<<nftables.SetConcatTypeBits | t.GetNFTMagic()
+		joint.size += (t.Bytes + 3) &^ 3
+	}
+	return joint
 }
 
 func (b *batch) addSet(s firewall.Set) {
-	kind := setKinds[s.Type]
-	flags, data := uint32(unix.NFT_SET_INTERVAL), []byte(nil)
+	flags := setFlags(s.Type)
+	var data []byte
 	if s.Type == firewall.TypeInterface {
 		// Without it nft lists names as empty strings.
-		flags, data = 0, userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, nativeOrder)
+		data = userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, nativeOrder)
 	}
 	if s.Timeouts {
 		flags |= unix.NFT_SET_TIMEOUT
 	}
 	data = userdata.AppendString(data, userdata.NFTNL_UDATA_SET_COMMENT, s.Comment)
-	b.newSet(s.Name, flags, kind, data)
+	b.newSet(s.Name, flags, setKinds[s.Type], data, func(e *netlink.AttributeEncoder) {
+		if s.Type.RuleFilled() {
+			e.Uint64(unix.NFTA_SET_TIMEOUT, uint64(firewall.RememberedFor.Milliseconds()))
+			e.Nested(unix.NFTA_SET_DESC, func(e *netlink.AttributeEncoder) error {
+				e.Uint32(unix.NFTA_SET_DESC_SIZE, firewall.RememberedSize)
+				return nil
+			})
+		}
+	})
+}
+
+// setFlags are those of a set of ours, but for NFT_SET_TIMEOUT.
+func setFlags(t firewall.SetType) uint32 {
+	switch {
+	case t.RuleFilled():
+		return unix.NFT_SET_EVAL
+	case t == firewall.TypeInterface:
+		return 0
+	default:
+		return unix.NFT_SET_INTERVAL
+	}
 }
 
 // nativeOrder is libnftnl's number for values in the machine's byte order.
 const nativeOrder = 1
 
-func (b *batch) newSet(name string, flags uint32, kind nftables.SetDatatype, data []byte) {
+func (b *batch) newSet(name string, flags uint32, kind datatype, data []byte, more func(*netlink.AttributeEncoder)) {
 	b.constants++
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, func(e *netlink.AttributeEncoder) {
 		e.String(unix.NFTA_SET_TABLE, firewall.TableName)
 		e.String(unix.NFTA_SET_NAME, name)
 		e.Uint32(unix.NFTA_SET_FLAGS, flags)
-		e.Uint32(unix.NFTA_SET_KEY_TYPE, kind.GetNFTMagic())
-		e.Uint32(unix.NFTA_SET_KEY_LEN, kind.Bytes)
+		e.Uint32(unix.NFTA_SET_KEY_TYPE, kind.magic)
+		e.Uint32(unix.NFTA_SET_KEY_LEN, kind.size)
 		e.Uint32(unix.NFTA_SET_ID, b.constants)
 		if len(data) > 0 {
 			e.Bytes(unix.NFTA_SET_USERDATA, data)
 		}
+		more(e)
 	})
 }
 
@@ -163,7 +210,11 @@ func (b *batch) removeCounter(name string) {
 }
 
 // hookNumbers are the NF_INET_* numbers of the hooks.
-var hookNumbers = map[string]uint32{"prerouting": unix.NF_INET_PRE_ROUTING}
+var hookNumbers = map[string]uint32{
+	"prerouting":  unix.NF_INET_PRE_ROUTING,
+	"output":      unix.NF_INET_LOCAL_OUT,
+	"postrouting": unix.NF_INET_POST_ROUTING,
+}
 
 func (b *batch) addChain(c firewall.Chain) {
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, func(e *netlink.AttributeEncoder) {
@@ -232,15 +283,14 @@ func (b *batch) rule(chain string, r firewall.Rule) error {
 	return nil
 }
 
-// constantSet makes the anonymous set of a look-up among constants. Its type
-// only matters to those who list it: ports are two bytes, address types four.
+// constantSet makes the anonymous set of a look-up among constants.
 func (b *batch) constantSet(o firewall.OneOf) {
-	kind, order := nftables.TypeInetService, uint32(bigEndianOrder)
-	if o.Width == 4 {
-		kind, order = nftables.TypeFIBAddr, nativeOrder
+	order := uint32(bigEndianOrder)
+	if o.Of == firewall.TypeAddressKind {
+		order = nativeOrder
 	}
-	b.newSet(anonymousSet, unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT, kind,
-		userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, order))
+	b.newSet(anonymousSet, unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT, constantKinds[o.Of],
+		userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, order), func(*netlink.AttributeEncoder) {})
 	b.keys(unix.NFT_MSG_NEWSETELEM, netlink.Create, anonymousSet, b.constants, len(o.Values)/o.Width, func(list []byte, i int) []byte {
 		return appendKey(list, key{value: []byte(o.Values[i*o.Width : (i+1)*o.Width])})
 	})

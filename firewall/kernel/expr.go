@@ -22,6 +22,14 @@ func lower(e firewall.Expr, constants uint32) (expr.Any, error) {
 		return &expr.Meta{Key: expr.MetaKey(e.Key), Register: register}, nil
 	case firewall.Payload:
 		return &expr.Payload{DestRegister: register, Base: expr.PayloadBase(e.Base), Offset: e.Offset, Len: e.Len}, nil
+	case firewall.Conntrack:
+		return &expr.Ct{Key: expr.CtKey(e.Key), Register: register}, nil
+	case firewall.Into:
+		return lowerInto(e)
+	case firewall.Remember:
+		return &expr.Dynset{SrcRegKey: register, SetName: e.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}, nil
+	case firewall.Reject:
+		return &expr.Reject{Type: uint32(e.Type), Code: e.Code}, nil
 	case firewall.HasFragmentHeader:
 		return &expr.Exthdr{DestRegister: register, Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT}, nil
 	case firewall.DestinationType:
@@ -54,6 +62,49 @@ func lower(e firewall.Expr, constants uint32) (expr.Any, error) {
 	}
 }
 
+func lowerInto(into firewall.Into) (expr.Any, error) {
+	load, err := lower(into.Load, 0)
+	switch load := load.(type) {
+	case *expr.Meta:
+		load.Register = registerAt(into.Word)
+	case *expr.Payload:
+		load.DestRegister = registerAt(into.Word)
+	default:
+		return nil, fmt.Errorf("kernel: no way to load %T into word %d: %w", into.Load, into.Word, err)
+	}
+	return load, nil
+}
+
+// registerAt numbers the register that begins at a word, as the kernel lists
+// it: one of 16 bytes where one begins there, else one of four.
+func registerAt(word uint32) uint32 {
+	if word%4 == 0 {
+		return unix.NFT_REG_1 + word/4
+	}
+	return unix.NFT_REG32_00 + word
+}
+
+// wordAt is the reverse of registerAt.
+func wordAt(register uint32) (word uint32, ok bool) {
+	if register >= unix.NFT_REG32_00 {
+		return register - unix.NFT_REG32_00, true
+	}
+	return (register - unix.NFT_REG_1) * 4, register >= unix.NFT_REG_1
+}
+
+// into wraps a load by the register that it goes to.
+func into(f *fields, attribute uint16, load firewall.Expr) firewall.Expr {
+	word, ok := wordAt(f.number(attribute))
+	switch {
+	case !ok:
+		return nil
+	case word == 0:
+		return load
+	default:
+		return firewall.Into{Word: word, Load: load}
+	}
+}
+
 // raise is the reverse of lower, for one expression as the kernel lists it.
 // Whatever it does not understand to the last attribute becomes Unknown.
 func raise(name string, data []byte, constants map[string]anonymous) firewall.Expr {
@@ -68,16 +119,24 @@ func raise(name string, data []byte, constants map[string]anonymous) firewall.Ex
 func raiseKnown(name string, f *fields, constants map[string]anonymous) firewall.Expr {
 	switch name {
 	case "meta":
-		if f.register(unix.NFTA_META_DREG) {
-			return firewall.Meta{Key: firewall.MetaKey(f.number(unix.NFTA_META_KEY))}
-		}
+		return into(f, unix.NFTA_META_DREG, firewall.Meta{Key: firewall.MetaKey(f.number(unix.NFTA_META_KEY))})
 	case "payload":
-		if f.register(unix.NFTA_PAYLOAD_DREG) {
-			return firewall.Payload{
-				Base:   firewall.PayloadBase(f.number(unix.NFTA_PAYLOAD_BASE)),
-				Offset: f.number(unix.NFTA_PAYLOAD_OFFSET), Len: f.number(unix.NFTA_PAYLOAD_LEN),
-			}
+		return into(f, unix.NFTA_PAYLOAD_DREG, firewall.Payload{
+			Base:   firewall.PayloadBase(f.number(unix.NFTA_PAYLOAD_BASE)),
+			Offset: f.number(unix.NFTA_PAYLOAD_OFFSET), Len: f.number(unix.NFTA_PAYLOAD_LEN),
+		})
+	case "ct":
+		if f.register(unix.NFTA_CT_DREG) {
+			return firewall.Conntrack{Key: firewall.ConntrackKey(f.number(unix.NFTA_CT_KEY))}
 		}
+	case "dynset":
+		return raiseRemember(f)
+	case "reject":
+		r := firewall.Reject{Type: firewall.RejectType(f.number(unix.NFTA_REJECT_TYPE))}
+		if code := f.bytes(unix.NFTA_REJECT_ICMP_CODE); len(code) == 1 {
+			r.Code = code[0]
+		}
+		return r
 	case "exthdr":
 		header := f.bytes(unix.NFTA_EXTHDR_TYPE)
 		if f.register(unix.NFTA_EXTHDR_DREG) && string(header) == string([]byte{unix.IPPROTO_FRAGMENT}) &&
@@ -103,6 +162,17 @@ func raiseKnown(name string, f *fields, constants map[string]anonymous) firewall
 		return raiseVerdict(f)
 	}
 	return nil
+}
+
+// raiseRemember takes an entry that counts, as lower makes it, and no other.
+func raiseRemember(f *fields) firewall.Expr {
+	counter := parseFields(f.bytes(unix.NFTA_DYNSET_EXPR))
+	counts := counter.text(unix.NFTA_EXPR_NAME) == "counter"
+	counter.bytes(unix.NFTA_EXPR_DATA) // of the template: what it counted is in the entries
+	if !f.register(unix.NFTA_DYNSET_SREG_KEY) || f.number(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || !counts || !counter.done() {
+		return nil
+	}
+	return firewall.Remember{Set: f.text(unix.NFTA_DYNSET_SET_NAME)}
 }
 
 func raiseComparison(f *fields) firewall.Expr {
@@ -141,7 +211,7 @@ func raiseLookup(f *fields, constants map[string]anonymous) firewall.Expr {
 	set, isAnonymous := constants[name]
 	switch {
 	case isAnonymous && flags&^unix.NFT_LOOKUP_F_INV == 0 && set.plain:
-		return firewall.OneOf{Not: flags != 0, Width: set.width, Values: set.values}
+		return firewall.OneOf{Not: flags != 0, Of: set.of, Width: set.width, Values: set.values}
 	case !isAnonymous && flags == 0:
 		return firewall.InSet{Name: name}
 	default:

@@ -87,6 +87,7 @@ type reader struct {
 
 // anonymous is a set of constants that belongs to one rule.
 type anonymous struct {
+	of     firewall.ConstantType
 	width  int
 	values string
 	plain  bool
@@ -195,48 +196,56 @@ func (r *reader) set(table *firewall.Ruleset, f fields) error {
 	}
 	if flags&unix.NFT_SET_ANONYMOUS != 0 {
 		plain = plain && flags == unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT
-		r.constants[name] = constants(keys, plain)
+		r.constants[name] = constants(typeIn(constantKinds, &f), keys, plain)
 		return nil
 	}
 	s := firewall.Set{
 		Name: name, Timeouts: flags&unix.NFT_SET_TIMEOUT != 0,
-		Type:    setType(f.number(unix.NFTA_SET_KEY_TYPE), f.number(unix.NFTA_SET_KEY_LEN)),
+		Type:    typeIn(setKinds, &f),
 		Comment: commentText(f.bytes(unix.NFTA_SET_USERDATA), userdata.NFTNL_UDATA_SET_COMMENT),
 	}
-	wantFlags := uint32(unix.NFT_SET_INTERVAL)
 	understood := true
-	if s.Type == firewall.TypeInterface {
-		wantFlags = 0
-		s.Elements, understood = names(keys)
-	} else if s.Type != "" {
+	switch s.Type {
+	case firewall.TypeIPv4, firewall.TypeIPv6:
 		s.Elements, understood = ranges(keys, s.Timeouts, time.Now())
+	case firewall.TypeInterface:
+		s.Elements, understood = names(keys)
+	case firewall.TypeService4, firewall.TypeService6:
+		plain = true // its entries are no part of the policy
 	}
-	if s.Type == "" || flags&^unix.NFT_SET_TIMEOUT != wantFlags || !isPlain(&f) || !plain || !understood {
+	if s.Type == "" || flags&^unix.NFT_SET_TIMEOUT != setFlags(s.Type) || !hasShape(&f, s.Type) || !plain || !understood {
 		s.Foreign = fmt.Sprintf("flags %#x, elements understood: %t", flags, plain && understood)
 	}
 	table.Sets = append(table.Sets, s)
 	return nil
 }
 
-// isPlain reports whether a set has none of what sets of ours have not: a
-// size, a time limit for all elements, statements that run for each.
-func isPlain(f *fields) bool {
+// hasShape reports whether a set has the size and the time limit that a type of
+// ours has, and no statements that run for each element.
+func hasShape(f *fields, t firewall.SetType) bool {
 	shape := parseFields(f.bytes(unix.NFTA_SET_DESC))
-	return shape.number(unix.NFTA_SET_DESC_SIZE) == 0 && f.number64(unix.NFTA_SET_TIMEOUT) == 0 &&
+	var size uint32
+	var limit uint64
+	if t.RuleFilled() {
+		size, limit = firewall.RememberedSize, uint64(firewall.RememberedFor.Milliseconds())
+	}
+	return shape.number(unix.NFTA_SET_DESC_SIZE) == size && f.number64(unix.NFTA_SET_TIMEOUT) == limit &&
 		f.bytes(setExpression) == nil && f.bytes(setExpressions) == nil
 }
 
-func setType(magic, size uint32) firewall.SetType {
-	for t, kind := range setKinds {
-		if kind.GetNFTMagic() == magic && kind.Bytes == size {
+// typeIn finds the type of a set's keys among those that we make; "" for others.
+func typeIn[T ~string](kinds map[T]datatype, f *fields) T {
+	listed := datatype{f.number(unix.NFTA_SET_KEY_TYPE), f.number(unix.NFTA_SET_KEY_LEN)}
+	for t, kind := range kinds {
+		if kind == listed {
 			return t
 		}
 	}
 	return ""
 }
 
-func constants(keys []key, plain bool) anonymous {
-	a := anonymous{plain: plain}
+func constants(of firewall.ConstantType, keys []key, plain bool) anonymous {
+	a := anonymous{of: of, plain: plain}
 	slices.SortFunc(keys, func(x, y key) int { return bytes.Compare(x.value, y.value) })
 	for _, k := range keys {
 		if a.width == 0 {

@@ -44,6 +44,8 @@ var containers = []path{
 	at("immediate", unix.NFTA_EXPR_DATA, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT),
 	at("meta", unix.NFTA_EXPR_DATA), at("payload", unix.NFTA_EXPR_DATA), at("lookup", unix.NFTA_EXPR_DATA),
 	at("fib", unix.NFTA_EXPR_DATA), at("objref", unix.NFTA_EXPR_DATA), at("exthdr", unix.NFTA_EXPR_DATA),
+	at("ct", unix.NFTA_EXPR_DATA), at("reject", unix.NFTA_EXPR_DATA),
+	at("dynset", unix.NFTA_EXPR_DATA), at("dynset", unix.NFTA_EXPR_DATA, unix.NFTA_DYNSET_EXPR),
 }
 
 // unread are the values that say nothing about what the table does. Numbers
@@ -249,9 +251,9 @@ func FuzzParseFields(f *testing.F) {
 			}
 		}
 		names(slices.Clone(keys))
-		constants(slices.Clone(keys), plain)
+		constants(firewall.TypePort, slices.Clone(keys), plain)
 		_ = commentText(b, 0)
-		for _, name := range []string{"meta", "payload", "fib", "bitwise", "cmp", "lookup", "objref", "immediate", "counter"} {
+		for _, name := range []string{"meta", "payload", "fib", "bitwise", "cmp", "lookup", "objref", "immediate", "counter", "exthdr", "ct", "dynset", "reject"} {
 			raise(name, b, nil)
 		}
 		messageFields(netlink.Message{Data: b})

@@ -42,14 +42,24 @@ func Situations(now time.Time) *rapid.Generator[Situation] {
 			Forwards:  rapid.Bool().Draw(t, "forwards"),
 			Bridges:   subset(t, "bridges", "docker0", "br-0123456789ab"),
 			Ephemeral: rapid.SampledFrom([][]firewall.PortRange{nil, {{First: 4, Last: 9}}, {{First: 2, Last: 2}, {First: 8, Last: 65535}}}).Draw(t, "ephemeral"),
+			Resolvers: resolvers(t),
+		}
+		if rapid.Bool().Draw(t, "user is known") {
+			host.TunnelUser = new(rapid.Uint32Range(0, 2).Draw(t, "user"))
 		}
 		policy := firewall.Policy{
-			Mode:             firewall.ModeCloudflare,
+			Mode:             rapid.SampledFrom([]firewall.Mode{firewall.ModeCloudflare, firewall.ModeTunnel}).Draw(t, "mode"),
 			TCP:              ports(t, "tcp"),
 			UDP:              firewall.SubtractPorts(ports(t, "udp"), host.Ephemeral),
 			Allow:            ipranges.NewList(networks(t, "allow", slices.Concat(worlds4, worlds6), 0, 5)...),
 			Interfaces:       subset(t, "interfaces", "tailscale0", "wg0", "wg*"),
 			ContainerBridges: rapid.Bool().Draw(t, "container bridges"),
+			Inbound:          firewall.Inbound{Drop: rapid.Bool().Draw(t, "inbound"), Open: services(t, "open")},
+			Outbound:         firewall.Outbound{Drop: rapid.Bool().Draw(t, "outbound"), Allow: services(t, "allow")},
+			Tunnel: firewall.Tunnel{
+				Edge: ipranges.NewList(networks(t, "edge", slices.Concat(worlds4, worlds6), 0, 2)...),
+				User: rapid.SampledFrom([]string{"", "cloudflared"}).Draw(t, "tunnel user"),
+			},
 		}
 		lists := firewall.Lists{
 			Cloudflare: ipranges.NewList(slices.Concat(networks(t, "ranges", worlds4, 1, 8), networks(t, "ranges", worlds6, 1, 8))...),
@@ -60,6 +70,26 @@ func Situations(now time.Time) *rapid.Generator[Situation] {
 		}
 		return Situation{policy, lists, host}
 	})
+}
+
+func resolvers(t *rapid.T) []netip.Addr {
+	var all []netip.Addr
+	for _, n := range networks(t, "resolvers", slices.Concat(worlds4, worlds6), 0, 2) {
+		if a := n.Addr(); !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+func services(t *rapid.T, label string) []firewall.Service {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) firewall.Service {
+		return firewall.Service{
+			Protocol: rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"),
+			Ports:    rapid.SampledFrom([]firewall.PortRange{{First: 3, Last: 3}, {First: 5, Last: 5}, {First: 7, Last: 11}}).Draw(t, "ports"),
+			Peers:    ipranges.NewList(networks(t, "peers", slices.Concat(worlds4, worlds6), 0, 3)...),
+		}
+	}), 0, 3).Draw(t, label)
 }
 
 func ports(t *rapid.T, label string) []firewall.PortRange {
@@ -119,6 +149,9 @@ func Packets(ipv6 bool) []firewall.Packet {
 			for _, port := range []uint16{2, 5, 8} {
 				packets = append(packets, firewall.Packet{Source: source, Protocol: protocol, Port: port, Interface: "eth0", Opening: true})
 			}
+			for _, port := range []uint16{3, 53, 443, 7844} {
+				packets = append(packets, firewall.Packet{Destination: source, Protocol: protocol, Port: port, Interface: "eth0", Opening: true, User: 1})
+			}
 		}
 	}
 	for _, source := range family(outsiders, netip.IPv4Unspecified()) {
@@ -150,6 +183,8 @@ func everyKind(source netip.Addr) []firewall.Packet {
 		for _, name := range interfaces {
 			for _, kind := range []firewall.Packet{{Protocol: "udp"}, {Protocol: "tcp"}, {Protocol: "tcp", Opening: true}} {
 				kind.Source, kind.Port, kind.Interface = source, port, name
+				packets = append(packets, kind)
+				kind.Destination, kind.Source, kind.User = source, netip.Addr{}, 2
 				packets = append(packets, kind)
 			}
 		}

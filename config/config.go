@@ -25,6 +25,7 @@ const maxSize = 1 << 20
 // Config is what the administrator wants.
 type Config struct {
 	Policy  firewall.Policy
+	Tunnel  Tunnel
 	Ranges  Ranges
 	Metrics Metrics
 	Log     Log
@@ -71,7 +72,11 @@ func Default() Config {
 			TCP:              []firewall.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}},
 			UDP:              []firewall.PortRange{{First: 443, Last: 443}},
 			ContainerBridges: true,
+			Inbound: firewall.Inbound{
+				Open: []firewall.Service{{Protocol: "tcp", Ports: firewall.PortRange{First: sshPort, Last: sshPort}}},
+			},
 		},
+		Tunnel: Tunnel{Region: "global"},
 		Ranges: Ranges{Schedule: schedule, ScheduleText: everySixHours, Source: source, MaxChange: 0.2},
 		Log:    Log{Level: slog.LevelInfo},
 	}
@@ -99,9 +104,14 @@ func Parse(r io.Reader, name string) (Config, error) {
 // config gives every key that the file sets its meaning.
 func (d *document) config(r raw) Config {
 	c := Default()
-	set(d, r.Mode, &c.Policy.Mode, text(parseMode))
+	set(d, r.Mode, &c.Policy.Mode, text(oneOf("mode", firewall.ModeCloudflare, firewall.ModeTunnel)))
 	d.web(r, &c.Policy)
 	d.allow(r, &c.Policy)
+	set(d, r.Inbound.Policy, &c.Policy.Inbound.Drop, text(parseDrop))
+	setAll(d, r.Inbound.Open, &c.Policy.Inbound.Open, service(inboundWord))
+	set(d, r.Outbound.Policy, &c.Policy.Outbound.Drop, text(parseDrop))
+	setAll(d, r.Outbound.Allow, &c.Policy.Outbound.Allow, service(outboundWord))
+	d.tunnel(r, &c)
 	d.ranges(r, &c.Ranges)
 	set(d, r.Metrics.Listen, &c.Metrics.Listen, text(parseListen))
 	set(d, r.Metrics.Textfile, &c.Metrics.Textfile, text(parseTextfile))

@@ -35,6 +35,16 @@ func networks(t *testing.T, texts ...string) ipranges.List {
 	return ipranges.NewList(all...)
 }
 
+// edge is the documented edge of a region.
+func edge(t *testing.T, region string) ipranges.List {
+	t.Helper()
+	list, found := ipranges.TunnelEdge(region)
+	if !found {
+		t.Fatalf("there is no region %q", region)
+	}
+	return list
+}
+
 func TestDefault(t *testing.T) {
 	schedule, err := ipranges.ParseSchedule("@every 6h")
 	if err != nil {
@@ -46,7 +56,9 @@ func TestDefault(t *testing.T) {
 			TCP:              []firewall.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}},
 			UDP:              []firewall.PortRange{{First: 443, Last: 443}},
 			ContainerBridges: true,
+			Inbound:          firewall.Inbound{Open: []firewall.Service{{Protocol: "tcp", Ports: firewall.PortRange{First: 22, Last: 22}}}},
 		},
+		Tunnel: Tunnel{Region: "global"},
 		Ranges: Ranges{
 			Schedule:     schedule,
 			ScheduleText: "@every 6h",
@@ -77,9 +89,10 @@ func TestParse(t *testing.T) {
 	}{
 		{"OK empty", "", func(*Config) {}},
 		{"OK comments only", "# nothing\n\n", func(*Config) {}},
-		{"OK empty tables", "[web]\n[allow]\n[ranges]\n[metrics]\n[log]\n", func(*Config) {}},
+		{"OK empty tables", "[web]\n[allow]\n[inbound]\n[outbound]\n[tunnel]\n[ranges]\n[metrics]\n[log]\n", func(*Config) {}},
 		{"OK reference", Reference, func(*Config) {}},
 		{"OK mode", `mode = "cloudflare"`, func(*Config) {}},
+		{"OK mode tunnel", `mode = "tunnel"`, func(c *Config) { c.Policy.Mode = firewall.ModeTunnel }},
 		{"OK ports and ranges", `web.tcp = [443, "8000-8010", 0x50, "8443"]`, func(c *Config) {
 			c.Policy.TCP = []firewall.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8010}, {First: 8443, Last: 8443}}
 		}},
@@ -113,6 +126,38 @@ func TestParse(t *testing.T) {
 			c.Policy.Interfaces = []string{"tun0", "wg*"}
 		}},
 		{"OK no container bridges", `allow.container_bridges = false`, func(c *Config) { c.Policy.ContainerBridges = false }},
+		{"OK policies", "inbound.policy = 'drop'\noutbound.policy = 'drop'", func(c *Config) {
+			c.Policy.Inbound.Drop, c.Policy.Outbound.Drop = true, true
+		}},
+		{"OK policies accept", "inbound.policy = 'accept'\noutbound.policy = 'accept'", func(*Config) {}},
+		{"OK nothing open", "[inbound]\npolicy = 'drop'\nopen = []", func(c *Config) {
+			c.Policy.Inbound = firewall.Inbound{Drop: true}
+		}},
+		{"OK services wait for their policies", "inbound.open = ['2222/tcp']\noutbound.allow = ['25/tcp']", func(c *Config) {
+			c.Policy.Inbound.Open = []firewall.Service{{Protocol: "tcp", Ports: firewall.PortRange{First: 2222, Last: 2222}}}
+			c.Policy.Outbound.Allow = []firewall.Service{{Protocol: "tcp", Ports: firewall.PortRange{First: 25, Last: 25}}}
+		}},
+		{"OK region", `tunnel.region = "us"`, func(c *Config) { c.Tunnel.Region = "us" }},
+		{"OK edge ranges", "[tunnel]\nregion = 'fed'\nedge = 'ranges'", func(c *Config) { c.Tunnel.Region = "fed" }},
+		{"OK edge strict", "tunnel.edge = 'strict'", func(c *Config) { c.Policy.Tunnel.Edge = edge(t, "global") }},
+		{"OK edge strict before its region", "[tunnel]\nedge = 'strict'\nregion = 'fed'", func(c *Config) {
+			c.Tunnel.Region, c.Policy.Tunnel.Edge = "fed", edge(t, "fed")
+		}},
+		{"OK user", `tunnel.user = "cloudflared"`, func(c *Config) { c.Policy.Tunnel.User = "cloudflared" }},
+		{"OK user number", `tunnel.user = "4294967294"`, func(c *Config) { c.Policy.Tunnel.User = "4294967294" }},
+		{"OK user of a directory service", `tunnel.user = "svc.tünnel@example.org$"`, func(c *Config) {
+			c.Policy.Tunnel.User = "svc.tünnel@example.org$"
+		}},
+		{"OK every user", `tunnel.user = ""`, func(*Config) {}},
+		{"OK ready auto", `tunnel.ready = "auto"`, func(*Config) {}},
+		{"OK ready off", `tunnel.ready = "off"`, func(c *Config) { c.Tunnel.Ready.Off = true }},
+		{"OK ready address", `tunnel.ready = "[::1]:2000"`, func(c *Config) { c.Tunnel.Ready.Addresses = []string{"[::1]:2000"} }},
+		{"OK ready name", `tunnel.ready = "cloudflared.internal:2000"`, func(c *Config) {
+			c.Tunnel.Ready.Addresses = []string{"cloudflared.internal:2000"}
+		}},
+		{"OK ready several", `tunnel.ready = ["127.0.0.1:20242", "127.0.0.1:020241", "127.0.0.1:20242"]`, func(c *Config) {
+			c.Tunnel.Ready.Addresses = []string{"127.0.0.1:20241", "127.0.0.1:20242"}
+		}},
 		{"OK cron expression", `ranges.schedule = "17 */4 * * *"`, func(c *Config) { c.Ranges.ScheduleText = "17 */4 * * *" }},
 		{"OK mirror", `
 			[ranges]
@@ -182,14 +227,14 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 }
 
 func TestErrorsAreTyped(t *testing.T) {
-	_, err := Parse(strings.NewReader("mode = \"tunnel\"\n[web]\ntpc = [80]\n"), "/etc/cfwall/config.toml")
+	_, err := Parse(strings.NewReader("mode = \"tunel\"\n[web]\ntpc = [80]\n"), "/etc/cfwall/config.toml")
 	var all Errors
 	if !errors.As(err, &all) {
 		t.Fatalf("got %T, want Errors", err)
 	}
 	want := Errors{
-		{File: "/etc/cfwall/config.toml", Line: 1, Column: 8, Excerpt: `mode = "tunnel"`,
-			Message: `this version has only mode "cloudflare"`, Suggestion: `mode "tunnel" comes with a later one`},
+		{File: "/etc/cfwall/config.toml", Line: 1, Column: 8, Excerpt: `mode = "tunel"`,
+			Message: `unknown mode "tunel"`, Suggestion: `did you mean "tunnel"?`},
 		{File: "/etc/cfwall/config.toml", Line: 3, Column: 1, Excerpt: `tpc = [80]`,
 			Message: `unknown key "web.tpc"`, Suggestion: `did you mean "tcp"?`},
 	}
@@ -301,6 +346,14 @@ func written(t *testing.T, c Config) string {
 			"interfaces":        append([]string{}, c.Policy.Interfaces...),
 			"container_bridges": c.Policy.ContainerBridges,
 		},
+		"inbound":  map[string]any{"policy": policy(c.Policy.Inbound.Drop), "open": entries(c.Policy.Inbound.Open, "from")},
+		"outbound": map[string]any{"policy": policy(c.Policy.Outbound.Drop), "allow": entries(c.Policy.Outbound.Allow, "to")},
+		"tunnel": map[string]any{
+			"region": c.Tunnel.Region,
+			"edge":   map[bool]string{true: "ranges", false: "strict"}[c.Policy.Tunnel.Edge.Len() == 0],
+			"user":   c.Policy.Tunnel.User,
+			"ready":  ready(c.Tunnel.Ready),
+		},
 		"ranges": map[string]any{
 			"schedule":      c.Ranges.ScheduleText,
 			"api":           c.Ranges.Source.API,
@@ -316,6 +369,32 @@ func written(t *testing.T, c Config) string {
 		t.Fatal(err)
 	}
 	return string(file)
+}
+
+func policy(drop bool) string {
+	return map[bool]string{true: "drop", false: "accept"}[drop]
+}
+
+func entries(services []firewall.Service, word string) []string {
+	all := []string{}
+	for _, s := range services {
+		entry := s.Ports.String() + "/" + s.Protocol
+		if s.Peers.Len() > 0 {
+			entry += " " + word + " " + strings.Join(texts(s.Peers.Networks()), ",")
+		}
+		all = append(all, entry)
+	}
+	return all
+}
+
+func ready(r Ready) any {
+	switch {
+	case r.Off:
+		return "off"
+	case len(r.Addresses) > 0:
+		return r.Addresses
+	}
+	return "auto"
 }
 
 func texts[T fmt.Stringer](values []T) []string {

@@ -25,6 +25,20 @@ type raw struct {
 		Interfaces       *value `toml:"interfaces"`
 		ContainerBridges *value `toml:"container_bridges"`
 	} `toml:"allow"`
+	Inbound struct {
+		Policy *value `toml:"policy"`
+		Open   *value `toml:"open"`
+	} `toml:"inbound"`
+	Outbound struct {
+		Policy *value `toml:"policy"`
+		Allow  *value `toml:"allow"`
+	} `toml:"outbound"`
+	Tunnel struct {
+		Region *value `toml:"region"`
+		Edge   *value `toml:"edge"`
+		User   *value `toml:"user"`
+		Ready  *value `toml:"ready"`
+	} `toml:"tunnel"`
 	Ranges struct {
 		Schedule     *value `toml:"schedule"`
 		API          *value `toml:"api"`
@@ -247,18 +261,21 @@ func (w *walk) tables() []string {
 
 func (w *walk) isTable(key string) bool { return slices.Contains(w.tables(), key) }
 
-// similarKey suggests the key that was meant: the same one in the table where
-// it belongs, or one that is spelled like it.
+// similarKey suggests the key that was meant: the same one in a table where it
+// belongs, or one that is spelled like it.
 func (w *walk) similarKey(table, key string) string {
+	if w.keys[lastPart(key)] != nil {
+		return "it belongs at the top, before any [table]"
+	}
 	known := slices.Sorted(maps.Keys(w.keys))
+	var homes []string
 	for _, k := range known {
-		home, found := strings.CutSuffix(k, "."+lastPart(key))
-		switch {
-		case found && home != table:
-			return "it belongs in [" + home + "]"
-		case k == lastPart(key):
-			return "it belongs at the top, before any [table]"
+		if home, found := strings.CutSuffix(k, "."+lastPart(key)); found && home != table {
+			homes = append(homes, "["+home+"]")
 		}
+	}
+	if homes != nil {
+		return "it belongs in " + strings.Join(homes, " or ")
 	}
 	return meant(strings.TrimPrefix(closest(key, known), table+"."))
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/pelletier/go-toml/v2/unstable"
 
-	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
 )
 
@@ -73,15 +72,25 @@ func parseBool(v value) (bool, error) {
 	return v.text == "true", nil
 }
 
-func parseMode(s string) (firewall.Mode, error) {
-	switch m := firewall.Mode(s); m {
-	case firewall.ModeCloudflare:
-		return m, nil
-	case "tunnel":
-		return "", problem{`this version has only mode "cloudflare"`, `mode "tunnel" comes with a later one`}
+// oneOf makes a reader of values that are one of a few words.
+func oneOf[T ~string](what string, known ...T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		if slices.Contains(known, T(s)) {
+			return T(s), nil
+		}
+		var words, quoted []string
+		for _, k := range known {
+			words, quoted = append(words, string(k)), append(quoted, strconv.Quote(string(k)))
+		}
+		cure := cmp.Or(meant(closest(s, words)), "write "+strings.Join(quoted, " or "))
+		return "", problem{fmt.Sprintf("unknown %s %q", what, s), cure}
 	}
-	cure := cmp.Or(meant(closest(s, []string{string(firewall.ModeCloudflare)})), `this version has only "cloudflare"`)
-	return "", problem{fmt.Sprintf("unknown mode %q", s), cure}
+}
+
+// parseDrop reads a policy: whether what no entry names is dropped.
+func parseDrop(s string) (bool, error) {
+	policy, err := oneOf("policy", "accept", "drop")(s)
+	return policy == "drop", err
 }
 
 func parseSchedule(s string) (ipranges.Schedule, error) {

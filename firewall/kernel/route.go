@@ -1,0 +1,72 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Route says how this host sends to an address.
+type Route struct {
+	Interface string
+	Index     int        // of the interface
+	Source    netip.Addr // of what is sent there
+}
+
+// RouteTo looks up the route to an address. Packets from there normally come in
+// by the same interface.
+func RouteTo(a netip.Addr) (Route, error) {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return Route{}, classify("opening a netlink socket", err)
+	}
+	defer c.Close()
+	answers, err := c.Execute(routeRequest(a.Unmap()))
+	if err != nil {
+		return Route{}, classify(fmt.Sprintf("looking up the route to %s", a), err)
+	}
+	for _, m := range answers {
+		if r, ok := parseRoute(m.Data); ok {
+			i, err := net.InterfaceByIndex(r.Index)
+			if err != nil {
+				return Route{}, fmt.Errorf("naming the interface that leads to %s: %w", a, err)
+			}
+			r.Interface = i.Name
+			return r, nil
+		}
+	}
+	return Route{}, fmt.Errorf("no interface leads to %s", a)
+}
+
+// routeRequest encodes struct rtmsg (linux/rtnetlink.h), whose first two bytes
+// are the family and the length of the prefix, and the address.
+func routeRequest(a netip.Addr) netlink.Message {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1] = unix.AF_INET, byte(a.BitLen())
+	if a.Is6() {
+		header[0] = unix.AF_INET6
+	}
+	address := attributes(func(e *netlink.AttributeEncoder) { e.Bytes(unix.RTA_DST, a.AsSlice()) })
+	return netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request},
+		Data:   append(header, address...),
+	}
+}
+
+func parseRoute(data []byte) (r Route, ok bool) {
+	if len(data) < unix.SizeofRtMsg {
+		return r, false
+	}
+	f := parseFields(data[unix.SizeofRtMsg:])
+	oif := f.fixed(unix.RTA_OIF, 4)
+	if oif == nil {
+		return r, false
+	}
+	r.Index = int(binary.NativeEndian.Uint32(oif))
+	r.Source, _ = netip.AddrFromSlice(f.bytes(unix.RTA_PREFSRC))
+	return r, true
+}

@@ -5,6 +5,7 @@ go 1.26.0
 // Each direct dependency is a decision; its reason stands beside it.
 require (
 	github.com/coreos/go-systemd/v22 v22.7.0 // sd_notify, watchdog interval and the native journal protocol
+	github.com/fsnotify/fsnotify v1.10.1 // inotify: the host's DNS servers are followed without polling
 	// The tag v0.3.0 loses elements silently above 1,638 prefixes and commits half-built batches; this
 	// commit encodes expressions and set metadata correctly. Only its encoders are used: its readers
 	// ignore interrupted dumps.

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -21,6 +19,8 @@ type Flow struct {
 	// not count them (net.netfilter.nf_conntrack_acct).
 	Packets, Bytes uint64
 	Replied        bool // packets have come back
+
+	answering netip.AddrPort // whence answers come, behind any translation
 }
 
 // Constants of linux/netfilter/nfnetlink_conntrack.h, which x/sys lacks.
@@ -28,6 +28,7 @@ const (
 	conntrackGet = 1 // IPCTNL_MSG_CT_GET
 
 	conntrackTuple         = 1  // CTA_TUPLE_ORIG
+	conntrackReply         = 2  // CTA_TUPLE_REPLY
 	conntrackStatus        = 3  // CTA_STATUS
 	conntrackCounters      = 9  // CTA_COUNTERS_ORIG
 	conntrackReplyCounters = 10 // CTA_COUNTERS_REPLY
@@ -46,8 +47,11 @@ const (
 	counterBytes         = 2 // CTA_COUNTERS_BYTES
 	statusReplied        = 2 // IPS_SEEN_REPLY
 
-	filterFlags           = 1      // CTA_FILTER_ORIG_FLAGS
-	filterProtocol        = 1 << 3 // net/netfilter/nf_internals.h
+	filterFlags           = 1     // CTA_FILTER_ORIG_FLAGS
+	filterReplyFlags      = 2     // CTA_FILTER_REPLY_FLAGS
+	filterAddresses       = 1 | 2 // net/netfilter/nf_internals.h
+	filterProtocol        = 1 << 3
+	filterSourcePort      = 1 << 4
 	filterDestinationPort = 1 << 5
 )
 
@@ -57,18 +61,7 @@ var protocolNumbers = map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPRO
 // to a port, of both families. A kernel tracks nothing where no rule asks it to
 // and where it cannot: the list is then empty. Errors are those of this package.
 func (k *Kernel) Flows(ctx context.Context, protocol string, port uint16) ([]Flow, error) {
-	for try := range readTries {
-		flows, err := k.flowsOnce(ctx, protocol, port)
-		if !errors.Is(err, errInterrupted) {
-			return flows, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Duration(try) * time.Millisecond):
-		}
-	}
-	return nil, fmt.Errorf("listing tracked flows %d times: %w", readTries, ErrUncertain)
+	return uninterrupted(ctx, "listing tracked flows", func() ([]Flow, error) { return k.flowsOnce(ctx, protocol, port) })
 }
 
 func (k *Kernel) flowsOnce(ctx context.Context, protocol string, port uint16) ([]Flow, error) {
@@ -117,6 +110,57 @@ func flowQuery(family byte, protocol string, port uint16) netlink.Message {
 	return m
 }
 
+// ReachedAt is where the client of a TCP connection sent its first packet: at
+// another address or port than the local one where the host translates it. Of a
+// connection that is not tracked it is the local one.
+func (k *Kernel) ReachedAt(ctx context.Context, local, remote netip.AddrPort) (netip.AddrPort, error) {
+	c, err := k.open(ctx)
+	if err != nil {
+		return local, err
+	}
+	defer c.Close()
+	reached := local
+	err = eachFlow(c, answerQuery(local, remote), func(f Flow) {
+		if f.Protocol == "tcp" && f.answering == local && f.Source == remote {
+			reached = f.Destination
+		}
+	})
+	// EINVAL: as in Flows. A dump that was interrupted has either shown it, or
+	// the connection is as good as not tracked.
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, errInterrupted) {
+		err = nil
+	}
+	return reached, err
+}
+
+// answerQuery asks for the flows whose answers go between the ports of two ends.
+// It is a dump: the answer to a plain request says that another follows, which
+// does not come. Addresses are left to us: of IPv6 the kernel's filter takes
+// those that differ (ctnetlink_filter_match_tuple, seen on 6.18).
+func answerQuery(from, to netip.AddrPort) netlink.Message {
+	family := byte(unix.NFPROTO_IPV4)
+	if from.Addr().Is6() {
+		family = unix.NFPROTO_IPV6
+	}
+	m := request(0, netlink.Dump, family, attributes(func(e *netlink.AttributeEncoder) {
+		e.Nested(conntrackReply, func(tuple *netlink.AttributeEncoder) error {
+			tuple.Nested(tuplePorts, func(ports *netlink.AttributeEncoder) error {
+				ports.Uint8(tupleProtocol, unix.IPPROTO_TCP)
+				ports.Uint16(tupleSourcePort, from.Port())
+				ports.Uint16(tupleDestinationPort, to.Port())
+				return nil
+			})
+			return nil
+		})
+		e.Nested(conntrackFilter, func(filter *netlink.AttributeEncoder) error {
+			filter.Bytes(filterReplyFlags, binary.NativeEndian.AppendUint32(nil, filterProtocol|filterSourcePort|filterDestinationPort))
+			return nil
+		})
+	}))
+	m.Header.Type = unix.NFNL_SUBSYS_CTNETLINK<<8 | conntrackGet
+	return m
+}
+
 // eachFlow hands over the flows of the answers to a query.
 func eachFlow(c conn, query netlink.Message, each func(Flow)) error {
 	const doing = "listing tracked flows"
@@ -149,6 +193,9 @@ func parseFlow(f fields) (Flow, bool) {
 		Destination: endpoint(&addresses, tupleDestination4, tupleDestination6, ports.fixed(tupleDestinationPort, 2)),
 		Replied:     f.number(conntrackStatus)&statusReplied != 0,
 	}
+	reply := parseFields(f.bytes(conntrackReply))
+	replyAddresses, replyPorts := parseFields(reply.bytes(tupleAddresses)), parseFields(reply.bytes(tuplePorts))
+	flow.answering = endpoint(&replyAddresses, tupleSource4, tupleSource6, replyPorts.fixed(tupleSourcePort, 2))
 	number := ports.fixed(tupleProtocol, 1)
 	for name, n := range protocolNumbers {
 		if len(number) == 1 && number[0] == n {

@@ -143,7 +143,7 @@ func TestFlowsOfInterruptedDumps(t *testing.T) {
 		return fault{}
 	}
 	h.with(once).expectFlows(t, "udp")
-	if _, err := h.with(func(int) fault { return interrupted }).flows(t, "udp", 7844); !errors.Is(err, ErrUncertain) {
+	if _, err := h.with(func(int) fault { return interrupted }).flows(t, "udp", 7844); !errors.Is(err, ErrBusy) {
 		t.Errorf("got %v", err)
 	}
 	lost := fault{receive: func(*netlink.Message) error { return &netlink.OpError{Op: "receive", Err: unix.ENOMEM} }}

@@ -26,20 +26,26 @@ const readTries = 20
 // Read returns our table as the kernel holds it, whole and of one moment. A
 // table that does not exist is no error. Errors are those of this package.
 func (k *Kernel) Read(ctx context.Context, family firewall.Family) (firewall.State, error) {
+	return uninterrupted(ctx, "reading table "+firewall.TableName, func() (firewall.State, error) { return k.readOnce(ctx, family) })
+}
+
+// uninterrupted reads again where other programs changed what was read.
+func uninterrupted[T any](ctx context.Context, doing string, read func() (T, error)) (T, error) {
+	var none T
 	var last error
 	for try := range readTries {
-		state, err := k.readOnce(ctx, family)
+		got, err := read()
 		if !errors.Is(err, errInterrupted) {
-			return state, err
+			return got, err
 		}
 		last = err
 		select {
 		case <-ctx.Done():
-			return firewall.State{}, ctx.Err()
+			return none, ctx.Err()
 		case <-time.After(time.Duration(try) * time.Millisecond):
 		}
 	}
-	return firewall.State{}, fmt.Errorf("reading table %s %d times: %w: %w", firewall.TableName, readTries, ErrBusy, last)
+	return none, fmt.Errorf("%s %d times: %w: %w", doing, readTries, ErrBusy, last)
 }
 
 func (k *Kernel) readOnce(ctx context.Context, family firewall.Family) (firewall.State, error) {

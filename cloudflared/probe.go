@@ -23,7 +23,9 @@ type ProbeResult struct {
 	// Address is the one that answered, or else one of those that did not.
 	Address netip.Addr `json:"address"`
 	OK      bool       `json:"ok"`
-	Problem string     `json:"problem,omitempty"` // in words
+	// Routed is false where no route leads to the address.
+	Routed  bool   `json:"routed"`
+	Problem string `json:"problem,omitempty"` // in words
 }
 
 const (
@@ -84,11 +86,12 @@ func (r *ProbeResult) try(ctx context.Context, addresses []netip.Addr) {
 	for range addresses {
 		o := <-outcomes
 		if r.OK = o.err == nil; r.OK {
-			r.Address, r.Problem = o.address, ""
+			r.Address, r.Routed, r.Problem = o.address, true, ""
 			return
 		}
 		if r.Problem == "" || !isTimeout(o.err) {
 			r.Address, r.Problem = o.address, probeProblem(o.err)
+			r.Routed = !errors.Is(o.err, unix.ENETUNREACH) && !errors.Is(o.err, unix.EADDRNOTAVAIL)
 		}
 	}
 }

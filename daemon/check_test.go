@@ -30,7 +30,7 @@ func TestCheck(t *testing.T) {
 				return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 32768, Last: 60999}}}, nil
 			}
 			writeFile(t, e.paths.Config, test.config)
-			c, remarks, err := e.Check()
+			c, remarks, err := e.Check(t.Context(), Order{}, false)
 			switch {
 			case test.refused != "" && (err == nil || !strings.Contains(err.Error(), test.refused)):
 				t.Errorf("the error is %v, want one with %q", err, test.refused)
@@ -39,7 +39,11 @@ func TestCheck(t *testing.T) {
 			case test.refused == "" && firewall.JoinPorts(c.Policy.TCP) != test.policy:
 				t.Errorf("guarded are %s, want %s", firewall.JoinPorts(c.Policy.TCP), test.policy)
 			}
-			if got := strings.Join(remarks, "\n"); (test.remark == "") != (got == "") || !strings.Contains(got, test.remark) {
+			var texts []string
+			for _, r := range remarks {
+				texts = append(texts, r.Text)
+			}
+			if got := strings.Join(texts, "\n"); (test.remark == "") != (got == "") || !strings.Contains(got, test.remark) {
 				t.Errorf("the remarks are %q, want %q", got, test.remark)
 			}
 		})

@@ -79,18 +79,18 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 }
 
 // Plan implements Service.
-func (c *Client) Plan(ctx context.Context) (PlanReport, error) {
-	return call[PlanReport](ctx, c, "plan", nothing{})
+func (c *Client) Plan(ctx context.Context, o Order) (PlanReport, error) {
+	return call[PlanReport](ctx, c, "plan", o)
 }
 
 // Apply implements Service.
-func (c *Client) Apply(ctx context.Context, force bool) (Report, error) {
-	return call[Report](ctx, c, "apply", applyRequest{force})
+func (c *Client) Apply(ctx context.Context, o Order) (Report, error) {
+	return call[Report](ctx, c, "apply", o)
 }
 
 // Reload asks the daemon to do what SIGHUP does, and waits for the outcome.
-func (c *Client) Reload(ctx context.Context) (Report, error) {
-	return call[Report](ctx, c, "reload", nothing{})
+func (c *Client) Reload(ctx context.Context, o Order) (Report, error) {
+	return call[Report](ctx, c, "reload", o)
 }
 
 // Why implements Service.

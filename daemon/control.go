@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
 )
@@ -37,9 +38,6 @@ type verb struct {
 
 // Requests of verbs that take arguments.
 type (
-	applyRequest struct {
-		Force bool `json:"force"`
-	}
 	allowRequest struct {
 		Network netip.Prefix  `json:"network"`
 		Lasting time.Duration `json:"lasting"`
@@ -55,8 +53,8 @@ type (
 
 // verbs is the whole protocol. Each names its permission.
 var verbs = map[string]verb{
-	"status": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (Status, error) { return d.engine.Status(ctx) }),
-	"plan":   inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (PlanReport, error) { return d.engine.Plan(ctx) }),
+	"status": {mayRead, statusVerb},
+	"plan":   inLoop(mayRead, func(ctx context.Context, d *Daemon, o Order) (PlanReport, error) { return d.engine.Plan(ctx, o) }),
 	"why":    inLoop(mayRead, func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
 	"ranges": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Book, error) {
 		return d.engine.Ranges(ctx)
@@ -64,8 +62,8 @@ var verbs = map[string]verb{
 	"allowed": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) ([]firewall.Temporary, error) {
 		return d.engine.Allowed(ctx)
 	}),
-	"apply":        inLoop(mayWrite, func(ctx context.Context, d *Daemon, r applyRequest) (Report, error) { return d.apply(ctx, r.Force) }),
-	"reload":       inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Report, error) { return d.reload(ctx) }),
+	"apply":        inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.apply(ctx, o) }),
+	"reload":       inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.reload(ctx, o) }),
 	"ranges-fetch": {mayWrite, fetchVerb},
 	"ranges-accept": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
 		return d.engine.AcceptRanges(ctx)
@@ -105,6 +103,26 @@ func inLoop[In, Out any](p permission, f func(context.Context, *Daemon, In) (Out
 		}
 		return out, err
 	}}
+}
+
+// statusVerb looks at the tunnel outside of the loop, which other programs must
+// not hold up.
+func statusVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
+	return d.status(ctx)
+}
+
+func (d *Daemon) status(ctx context.Context) (s Status, err error) {
+	var c config.Config
+	if errLoop := d.do(ctx, func(ctx context.Context) {
+		s, err = d.engine.tableStatus(ctx)
+		c = d.engine.config
+	}); errLoop != nil {
+		return s, errLoop
+	}
+	if err == nil {
+		s.lookAround(ctx, d.engine.surroundings, c)
+	}
+	return s, err
 }
 
 var errStopping = errors.New("the daemon is stopping")

@@ -79,7 +79,7 @@ func serveTest(t *testing.T) (*Client, *Daemon, *fakeTable, *fakeFetcher) {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	go func() { defer close(ended); d.loop(ctx, nil) }()
+	go func() { defer close(ended); d.loop(ctx, nil, nil) }()
 	t.Cleanup(func() { cancel(); <-ended; control.Close(); release() })
 	client, err := Dial(engine.paths)
 	if err != nil {
@@ -127,10 +127,10 @@ func TestClientAndDaemon(t *testing.T) {
 		t.Errorf("why: %+v, %v", x, err)
 	}
 	writeFile(t, d.engine.paths.Config, "[web]\ntcp = [8443]\n")
-	if p, err := c.Plan(ctx); err != nil || p.Empty {
+	if p, err := c.Plan(ctx, Order{}); err != nil || p.Empty {
 		t.Errorf("plan: %+v, %v", p, err)
 	}
-	if r, err := c.Reload(ctx); err != nil || !r.Changed || table.admits("198.51.100.7", 8443) {
+	if r, err := c.Reload(ctx, Order{}); err != nil || !r.Changed || table.admits("198.51.100.7", 8443) {
 		t.Errorf("reload: %+v, %v", r, err)
 	}
 }
@@ -139,7 +139,7 @@ func TestClientAndDaemon(t *testing.T) {
 func TestErrorsCrossTheSocket(t *testing.T) {
 	c, d, _, _ := serveTest(t)
 	writeFile(t, d.engine.paths.Config, "mode = \"cloudflair\"\n")
-	_, err := c.Reload(t.Context())
+	_, err := c.Reload(t.Context(), Order{})
 	var refusal *Refusal
 	if !errors.As(err, &refusal) || refusal.Exit != ExitUsage || refusal.Hint == "" || !strings.Contains(refusal.Error(), "cloudflair") {
 		t.Errorf("got %v", err)

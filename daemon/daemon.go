@@ -16,6 +16,7 @@ import (
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/resolvers"
 	"github.com/cfwall/cfwall/systemd"
 )
 
@@ -63,6 +64,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		o.Log.Error("interfaces cannot be watched; changes are seen within "+sweepInterval.String(), "error", err)
 	}
+	resolversChanged, err := resolvers.Watch(ctx, "/")
+	if err != nil {
+		o.Log.Error("the files that name DNS servers cannot be watched; changes are seen within "+sweepInterval.String(), "error", err)
+	}
 	if err := d.start(ctx); err != nil {
 		return err
 	}
@@ -75,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	defer d.closeMetrics()
 	d.announce()
 	o.Notify.Ready(d.announced)
-	d.loop(ctx, hostChanged)
+	d.loop(ctx, hostChanged, resolversChanged)
 	o.Notify.Stopping()
 	o.Log.Info("stopping; the rules stay in force")
 	return nil
@@ -109,7 +114,7 @@ func (d *Daemon) scheduleFetch() {
 	d.fetchAt = now.Add(book.NextAt.Sub(now)) // by the monotonic clock from here
 }
 
-func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
+func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan struct{}) {
 	for {
 		timer := time.NewTimer(time.Until(d.nextDue()))
 		select {
@@ -117,7 +122,7 @@ func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
 			timer.Stop()
 			return
 		case <-d.opts.Reload:
-			_, _ = d.reload(ctx) // it says in the log how it went
+			_, _ = d.reload(ctx, Order{}) // it says in the log how it went
 		case task := <-d.tasks:
 			task(ctx)
 		case _, ok := <-hostChanged:
@@ -128,6 +133,11 @@ func (d *Daemon) loop(ctx context.Context, hostChanged <-chan struct{}) {
 				d.opts.Log.Error("interfaces are no longer watched; changes are seen within " + sweepInterval.String())
 			}
 			d.hostChanged()
+		case _, ok := <-resolversChanged:
+			if !ok {
+				resolversChanged = nil
+			}
+			d.passAt = earlier(d.passAt, time.Now().Add(settle))
 		case <-timer.C:
 			d.due(ctx)
 		}
@@ -233,18 +243,18 @@ func (r Report) brief() string {
 }
 
 // reload takes the config over; an invalid one is refused, and the policy stays.
-func (d *Daemon) reload(ctx context.Context) (Report, error) {
+func (d *Daemon) reload(ctx context.Context, o Order) (Report, error) {
 	d.opts.Notify.Reloading()
-	report, err := d.apply(ctx, false)
+	report, err := d.apply(ctx, o)
 	d.announced = ""
 	d.announce()
 	d.opts.Notify.Ready(d.announced)
 	return report, err
 }
 
-func (d *Daemon) apply(ctx context.Context, force bool) (Report, error) {
+func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 	source := d.engine.config.Ranges.Source
-	if err := d.engine.LoadConfig(force); err != nil {
+	if err := d.engine.LoadConfig(ctx, o); err != nil {
 		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
 		d.engine.configProblems = []Problem{{"config-refused", Degraded,
 			"the config file is refused, and the policy stays as it was: " + firstLine(err), "cfwall check says more; then: cfwall reload"}}
@@ -321,9 +331,17 @@ func (d *Daemon) line() string {
 
 // describe names the policy in one line.
 func describe(c config.Config, b ipranges.Book) string {
-	return fmt.Sprintf("mode %s, tcp %s, udp %s, %d IPv4 and %d IPv6 networks of Cloudflare",
-		c.Policy.Mode, orNone(firewall.JoinPorts(c.Policy.TCP)), orNone(firewall.JoinPorts(c.Policy.UDP)),
-		len(b.Current.List.V4()), len(b.Current.List.V6()))
+	text := fmt.Sprintf("mode %s, tcp %s, udp %s", c.Policy.Mode, orNone(firewall.JoinPorts(c.Policy.TCP)), orNone(firewall.JoinPorts(c.Policy.UDP)))
+	if c.Policy.Mode == firewall.ModeCloudflare {
+		text += fmt.Sprintf(", %d IPv4 and %d IPv6 networks of Cloudflare", len(b.Current.List.V4()), len(b.Current.List.V6()))
+	}
+	if c.Policy.Inbound.Drop {
+		text += ", inbound drop"
+	}
+	if c.Policy.Outbound.Drop {
+		text += ", outbound drop"
+	}
+	return text
 }
 
 func orNone(s string) string {

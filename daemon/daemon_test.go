@@ -45,7 +45,7 @@ func startDaemon(t *testing.T, prepare func(*testDaemon)) *testDaemon {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	go func() { defer close(ended); d.loop(ctx, d.hostChanged) }()
+	go func() { defer close(ended); d.loop(ctx, d.hostChanged, nil) }()
 	t.Cleanup(func() { cancel(); <-ended })
 	return d
 }

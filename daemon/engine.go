@@ -15,12 +15,14 @@ import (
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // Table is the kernel's side of a pass.
 type Table interface {
 	Read(context.Context, firewall.Family) (firewall.State, error)
 	Apply(context.Context, firewall.Plan) error
+	Remembered(ctx context.Context, family firewall.Family, sets ...string) ([]kernel.Remembered, error)
 }
 
 // Fetcher gets Cloudflare's list.
@@ -37,8 +39,7 @@ type Engine struct {
 	log     *slog.Logger
 	table   Table
 	fetcher Fetcher
-	host    func() (firewall.Host, error)
-	ssh     func(firewall.Policy) ([]uint16, error) // the ports of SSH that a policy would guard
+	surroundings
 
 	self           Process // the daemon that this engine works for, if any
 	config         config.Config
@@ -59,13 +60,12 @@ type Engine struct {
 func NewEngine(p Paths, version string, log *slog.Logger) *Engine {
 	return &Engine{
 		paths: p, version: version, log: log,
-		table:   kernel.New(),
-		fetcher: ipranges.NewClient("cfwall/" + version + " (+https://github.com/cfwall/cfwall)"),
-		host:    kernel.ReadHost,
-		ssh:     guardedSSH,
-		store:   ipranges.OpenStore(p.ranges()),
-		config:  config.Default(),
-		tally:   newTally(),
+		table:        kernel.New(),
+		fetcher:      ipranges.NewClient("cfwall/" + version + " (+https://github.com/cfwall/cfwall)"),
+		surroundings: theseSurroundings(),
+		store:        ipranges.OpenStore(p.ranges()),
+		config:       config.Default(),
+		tally:        newTally(),
 	}
 }
 
@@ -136,48 +136,75 @@ func (e *Engine) readConfig() (config.Config, []byte, error) {
 	return c, b, err
 }
 
+// An Order says who gives a command, and how firmly.
+type Order struct {
+	// Force carries it out even where that closes a way in by SSH, or a port
+	// for a tunnel that is not up.
+	Force bool `json:"force"`
+	// Session is the SSH session that the command came by, if any.
+	Session sshd.Session `json:"session"`
+}
+
 // LoadConfig takes the configuration file over. An invalid one, or one that
-// would lock SSH out, is refused and the running policy stays.
-func (e *Engine) LoadConfig(force bool) error {
+// would lock SSH out, is refused and the running policy stays; so is one that
+// closes the web ports for a tunnel which is not up.
+func (e *Engine) LoadConfig(ctx context.Context, o Order) error {
 	c, text, err := e.readConfig()
 	if err != nil {
 		return err
 	}
-	if err := e.conflict(c.Policy, force); err != nil {
+	if err := e.refused(ctx, c, o); err != nil {
 		return err
 	}
 	e.config, e.configText, e.configProblems = c, text, nil
 	return nil
 }
 
+// refused says why a config is not put in force.
+func (e *Engine) refused(ctx context.Context, c config.Config, o Order) error {
+	if err := e.conflict(ctx, c.Policy, o); err != nil || o.Force {
+		return err
+	}
+	return e.tunnelReady(ctx, c)
+}
+
 // conflict refuses a policy that does not go with this host. Force is about SSH
 // alone: without a rule that tells replies apart there is no ruleset to make.
-func (e *Engine) conflict(p firewall.Policy, force bool) error {
-	ports, err := e.ssh(p)
-	switch {
-	case force:
-	case err != nil:
-		return err
-	case len(ports) > 0:
-		return refuse(ExitUsage, "take the port out of [web] tcp, or move SSH to another port; --force guards it all the same",
-			"port %d is where SSH listens: guarding it would lock you out", ports[0])
-	}
-	host, err := e.host()
+func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) error {
+	host, err := e.facts(p)
 	if err != nil {
+		return err
+	}
+	if err := unknownUser(p, host); err != nil {
 		return err
 	}
 	if risky := firewall.AtRisk(p.UDP, host); len(risky) > 0 {
 		return fmt.Errorf("[web] udp %s: %w", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP)
+	}
+	lockouts, err := e.lockouts(ctx, p, host, o.Session)
+	switch {
+	case o.Force:
+		return nil
+	case err != nil:
+		return err
+	case len(lockouts) > 0:
+		return lockouts[0].refusal()
 	}
 	return nil
 }
 
 // LoadConfigOrFallback is LoadConfig for the start of the daemon, which never
 // goes without a policy: instead of an invalid file it takes the last one that
-// worked, else the default; and it leaves a port open where SSH listens.
+// worked, else the default; and it leaves a port open where SSH listens. A
+// tunnel cannot be up yet: closed is safe.
 func (e *Engine) LoadConfigOrFallback() {
-	err := e.LoadConfig(false)
+	ctx := context.Background() // what is asked of the kernel has a time limit of its own
+	c, text, err := e.readConfig()
 	if err == nil {
+		err = e.conflict(ctx, c.Policy, Order{})
+	}
+	if err == nil {
+		e.config, e.configText, e.configProblems = c, text, nil
 		return
 	}
 	e.log.Error("the config is refused", "error", err)
@@ -186,8 +213,10 @@ func (e *Engine) LoadConfigOrFallback() {
 		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText = fallback, nil
-	ports, _ := e.ssh(e.config.Policy) // an error is what the config was refused for
-	e.config.Policy = withoutPorts(e.config.Policy, ports)
+	if host, err := e.facts(e.config.Policy); err == nil {
+		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, sshd.Session{}) // an error is what the config was refused for
+		e.config.Policy = leavingOpen(e.config.Policy, lockouts)
+	}
 	e.configProblems = []Problem{{"config-refused", Degraded,
 		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
 }
@@ -216,7 +245,7 @@ func (e *Engine) remember() {
 
 // Want builds the ruleset that should be in force now.
 func (e *Engine) Want(now time.Time) (firewall.Ruleset, firewall.Host, error) {
-	host, err := e.host()
+	host, err := e.facts(e.config.Policy)
 	if err != nil {
 		return firewall.Ruleset{}, host, err
 	}
@@ -242,6 +271,10 @@ type Report struct {
 	Transactions int      `json:"transactions"` // that the kernel was sent
 	Generation   uint32   `json:"generation"`   // of the kernel's ruleset, as last read
 	Off          bool     `json:"off"`          // `cfwall off` holds: every port is open
+	Cut          int      `json:"cut"`          // live connections that the change has ended
+
+	before *firewall.Ruleset // what the pass found, nil: no table
+	after  firewall.Ruleset
 }
 
 // passTries bounds how often a pass reads, plans and applies anew. An error of
@@ -263,6 +296,9 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 		e.since = time.Now()
 	}
 	e.remember()
+	if report.Changed {
+		report.Cut = e.cut(ctx, report.before, report.after)
+	}
 	return report, nil
 }
 
@@ -293,7 +329,7 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 			plan.Generation = 0 // other programs never rest: go without the check that they do
 		}
 		failed = e.table.Apply(ctx, plan)
-		report.add(plan)
+		report.add(plan, have, want)
 	}
 	return report, failed
 }
@@ -307,9 +343,12 @@ func worthRetrying(err error, try int) bool {
 		errors.Is(err, kernel.ErrRefused) && try == 1
 }
 
-func (r *Report) add(p firewall.Plan) {
+func (r *Report) add(p firewall.Plan, have firewall.State, want firewall.Ruleset) {
+	if !r.Changed {
+		r.Changes = p.Summary()
+		r.before, r.after = have.Table, want
+	}
 	r.Changed = true
-	r.Changes = p.Summary()
 	r.Transactions += len(p.Steps)
 }
 

@@ -138,13 +138,13 @@ func TestLastConfigIsTheOneThatWorked(t *testing.T) {
 	e, _, _ := newTestEngine(t)
 	const good = "[web]\ntcp = [8443]\n"
 	writeFile(t, e.paths.Config, good)
-	if _, err := e.Plan(t.Context()); err != nil {
+	if _, err := e.Plan(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(e.paths.lastConfig()); err == nil {
 		t.Error("a plan kept the config")
 	}
-	if _, err := e.Apply(t.Context(), false); err != nil {
+	if _, err := e.Apply(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(e.paths.lastConfig()); string(b) != good {
@@ -159,7 +159,7 @@ func TestApplyRefusesWhatWouldLockOut(t *testing.T) {
 	}
 	e.ssh = sshOn(2222)
 	writeFile(t, e.paths.Config, "[web]\ntcp = [2222]\n")
-	_, err := e.Apply(t.Context(), false)
+	_, err := e.Apply(t.Context(), Order{})
 	var refusal *Refusal
 	if !errors.As(err, &refusal) || refusal.Exit != ExitUsage || !strings.Contains(refusal.Error(), "2222") {
 		t.Errorf("refused with %v", err)
@@ -167,7 +167,7 @@ func TestApplyRefusesWhatWouldLockOut(t *testing.T) {
 	if !table.admits("198.51.100.7", 2222) || table.admits("198.51.100.7", 443) {
 		t.Error("the refused config changed the policy")
 	}
-	if _, err := e.Apply(t.Context(), true); err != nil {
+	if _, err := e.Apply(t.Context(), Order{Force: true}); err != nil {
 		t.Errorf("--force: %v", err)
 	}
 	// Force is about SSH alone: what cannot be built is not taken over.
@@ -175,7 +175,7 @@ func TestApplyRefusesWhatWouldLockOut(t *testing.T) {
 		return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 40000, Last: 50000}}}, nil
 	}
 	writeFile(t, e.paths.Config, "[web]\nudp = [45000]\n")
-	if _, err := e.Apply(t.Context(), true); !errors.Is(err, firewall.ErrEphemeralUDP) {
+	if _, err := e.Apply(t.Context(), Order{Force: true}); !errors.Is(err, firewall.ErrEphemeralUDP) {
 		t.Errorf("--force with a UDP port of the ephemeral range: %v", err)
 	}
 	if _, err := e.Pass(t.Context()); err != nil {
@@ -272,7 +272,7 @@ func TestWhy(t *testing.T) {
 	if x := ask("198.51.100.7", 443, "tcp"); x.Verdict != NoTable {
 		t.Errorf("without a table: %+v", x)
 	}
-	if _, err := e.Apply(t.Context(), false); err != nil {
+	if _, err := e.Apply(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := e.Allow(t.Context(), netip.MustParsePrefix("104.16.0.1/32"), time.Hour); err != nil {
@@ -347,14 +347,14 @@ func TestStatusTellsTheTruthAboutTheTable(t *testing.T) {
 func TestConfigThatIsGone(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	writeFile(t, e.paths.Config, "[web]\ntcp = [8443]\n")
-	if _, err := e.Apply(t.Context(), false); err != nil {
+	if _, err := e.Apply(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(e.paths.Config); err != nil {
 		t.Fatal(err)
 	}
 	var refusal *Refusal
-	if _, err := e.Apply(t.Context(), false); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
+	if _, err := e.Apply(t.Context(), Order{}); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
 		t.Errorf("got %v", err)
 	}
 	again := *e
@@ -394,7 +394,7 @@ func TestClosingNeedsNoDisk(t *testing.T) {
 func TestHostBeginsToUseAUDPPort(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	writeFile(t, e.paths.Config, "[web]\ntcp = [443]\nudp = [443, 45000]\n")
-	if _, err := e.Apply(t.Context(), false); err != nil {
+	if _, err := e.Apply(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
 	e.host = func() (firewall.Host, error) {

@@ -10,8 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cfwall/cfwall/cloudflared"
+	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/firewall/neighbours"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/resolvers"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // fakeTable is a table in memory that does what it is told.
@@ -97,6 +103,10 @@ func (f *fakeTable) admits(source string, port uint16) bool {
 	return f.table.Decide(firewall.Packet{Source: netip.MustParseAddr(source), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Accept
 }
 
+func (f *fakeTable) Remembered(context.Context, firewall.Family, ...string) ([]kernel.Remembered, error) {
+	return nil, nil
+}
+
 // fakeFetcher answers what it is told, or hangs until the context ends.
 type fakeFetcher struct {
 	answer func() (ipranges.Answer, error) // nil: hang
@@ -129,6 +139,15 @@ func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
 	e.table, e.fetcher = table, fetcher
 	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: true}, nil }
 	e.ssh = sshOn(22)
+	e.resolvers = func() (resolvers.Found, error) {
+		return resolvers.Found{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, File: "/etc/resolv.conf"}, nil
+	}
+	e.connections = func() ([]kernel.Connection, error) { return nil, nil }
+	e.ready = func(context.Context, config.Ready) []cloudflared.Instance {
+		return []cloudflared.Instance{{Address: "127.0.0.1:20241", Ready: true, Connections: 4}}
+	}
+	e.flows = func(context.Context) ([]cloudflared.Flow, error) { return nil, nil }
+	e.neighbours = func(context.Context, func(neighbours.Ruleset)) error { return nil }
 	e.LoadState()
 	return e, table, fetcher
 }
@@ -143,8 +162,12 @@ func listWith(networks ...string) ipranges.List {
 }
 
 // sshOn says that SSH listens on ports.
-func sshOn(ports ...uint16) func(firewall.Policy) ([]uint16, error) {
-	return func(p firewall.Policy) ([]uint16, error) {
-		return slices.DeleteFunc(slices.Clone(ports), func(port uint16) bool { return !firewall.PortsContain(p.TCP, port) }), nil
+func sshOn(ports ...uint16) func(sshd.Session) (sshd.Host, error) {
+	return func(sshd.Session) (sshd.Host, error) {
+		var h sshd.Host
+		for _, port := range ports {
+			h.Servers = append(h.Servers, sshd.Server{Address: netip.AddrPortFrom(netip.IPv6Unspecified(), port), Program: "sshd"})
+		}
+		return h, nil
 	}
 }

@@ -24,6 +24,8 @@ func newTally() tally {
 	return tally{passes: map[string]uint64{"unchanged": 0, "changed": 0, "failed": 0}, fetches: map[string]uint64{}}
 }
 
+func (t tally) clone() tally { return tally{maps.Clone(t.passes), maps.Clone(t.fetches)} }
+
 func (t tally) pass(r Report, err error) {
 	switch {
 	case err != nil:
@@ -61,11 +63,20 @@ func metrics(s Status, t tally) []metric {
 		{"cfwall_problems", "gauge", "What is not as it should be, as in cfwall status.", problems},
 		{"cfwall_ranges", "gauge", "Networks of Cloudflare's in force.", ranges},
 		{"cfwall_list_checked_timestamp_seconds", "gauge", "When the list was last confirmed by Cloudflare; 0 if never.", one(timestamp(s.Ranges.CheckedAt))},
-		{"cfwall_packets_total", "counter", "Packets admitted and dropped at the guarded ports.", packets},
+		{"cfwall_tunnel_connections", "gauge", "Connections of cloudflared to Cloudflare, in mode tunnel.", tunnelConnections(s.Tunnel)},
+		{"cfwall_packets_total", "counter", "Packets admitted, dropped, rejected and sent by the tunnel.", packets},
 		{"cfwall_bytes_total", "counter", "Bytes of those packets.", bytes},
 		{"cfwall_passes_total", "counter", "Passes by result.", labelled("result", t.passes)},
 		{"cfwall_fetches_total", "counter", "Fetches of the list by class of outcome.", labelled("class", t.fetches)},
 	}
+}
+
+// tunnelConnections is empty where nobody was asked.
+func tunnelConnections(t *TunnelStatus) map[string]float64 {
+	if t == nil || !t.Asked {
+		return nil
+	}
+	return one(float64(t.Connections))
 }
 
 func labelled(label string, counts map[string]uint64) map[string]float64 {
@@ -109,13 +120,12 @@ func expose(all []metric) string {
 	return b.String()
 }
 
-// metricsText reads the status and prints it as metrics.
-func (d *Daemon) metricsText(ctx context.Context) string {
-	s, err := d.engine.Status(ctx)
+// metricsText prints a status as metrics.
+func metricsText(s Status, err error, t tally) string {
 	if err != nil {
 		s.Verdict = VerdictUnprotected // what cannot be read is not called protected
 	}
-	return expose(metrics(s, d.engine.tally))
+	return expose(metrics(s, t))
 }
 
 // writeTextfile leaves the metrics for node_exporter's textfile collector, which
@@ -125,7 +135,9 @@ func (d *Daemon) writeTextfile(ctx context.Context) {
 	if path == "" {
 		return
 	}
-	if err := durable.Write(durable.OS{Mode: 0o644}, path, []byte(d.metricsText(ctx))); err != nil {
+	s, err := d.engine.tableStatus(ctx)
+	s.judge()
+	if err := durable.Write(durable.OS{Mode: 0o644}, path, []byte(metricsText(s, err, d.engine.tally))); err != nil {
 		d.opts.Log.Warn("the metrics could not be written", "error", err)
 	}
 }
@@ -161,12 +173,13 @@ func (d *Daemon) closeMetrics() {
 func (d *Daemon) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		var text string
-		if d.do(r.Context(), func(ctx context.Context) { text = d.metricsText(ctx) }) != nil {
+		s, err := d.status(r.Context())
+		var t tally
+		if d.do(r.Context(), func(context.Context) { t = d.engine.tally.clone() }) != nil {
 			return // the client or the daemon is going
 		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		_, _ = io.WriteString(w, text)
+		_, _ = io.WriteString(w, metricsText(s, err, t))
 	})
 	return mux
 }

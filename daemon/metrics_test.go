@@ -33,7 +33,7 @@ func TestMetricsFollowTheConfig(t *testing.T) {
 	reload := func(config string) {
 		t.Helper()
 		writeFile(t, d.engine.paths.Config, config)
-		if _, err := c.Reload(t.Context()); err != nil {
+		if _, err := c.Reload(t.Context(), Order{}); err != nil {
 			t.Fatal(err)
 		}
 	}

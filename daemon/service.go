@@ -17,11 +17,10 @@ import (
 type Service interface {
 	// Status reads the kernel and gives the verdict.
 	Status(context.Context) (Status, error)
-	// Plan says what Apply would change.
-	Plan(context.Context) (PlanReport, error)
-	// Apply takes the config over and does one pass. With force it does so
-	// even if the config does not go with this host.
-	Apply(ctx context.Context, force bool) (Report, error)
+	// Plan says what Apply would change, and whether it would refuse to.
+	Plan(context.Context, Order) (PlanReport, error)
+	// Apply takes the config over and does one pass.
+	Apply(context.Context, Order) (Report, error)
 	// Why explains what becomes of a packet.
 	Why(context.Context, Question) (Explanation, error)
 
@@ -51,13 +50,18 @@ type Service interface {
 // PlanReport is a plan for people and for nft.
 type PlanReport struct {
 	Empty   bool     `json:"empty"`
+	Meaning []string `json:"meaning"` // of the changes, for this host and those who reach it
 	Changes []string `json:"changes"` // in words
 	Script  string   `json:"nft"`     // the same as commands of nft
 	Off     bool     `json:"off"`     // `cfwall off` holds: every port is open
+	Cuts    []Cut    `json:"cuts"`    // live connections that it will end
+	// Refused says why apply would ask for --force; "" where it would not.
+	Refused string `json:"refused,omitempty"`
+	Hint    string `json:"hint,omitempty"`
 }
 
 // Plan implements Service.
-func (e *Engine) Plan(ctx context.Context) (PlanReport, error) {
+func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 	c, _, err := e.readConfig()
 	if err != nil {
 		return PlanReport{}, err
@@ -73,12 +77,24 @@ func (e *Engine) Plan(ctx context.Context) (PlanReport, error) {
 		return PlanReport{}, err
 	}
 	p := e.plan(have, want)
-	return PlanReport{Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(time.Now())}, nil
+	report := PlanReport{
+		Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(time.Now()), Cuts: []Cut{},
+		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...),
+	}
+	if !report.Empty && !report.Off {
+		if _, report.Cuts, err = e.doomed(have.Table, want); err != nil {
+			return report, err
+		}
+	}
+	if err := planned.refused(ctx, c, o); err != nil {
+		report.Refused, report.Hint = err.Error(), refusalOf(err).Hint
+	}
+	return report, nil
 }
 
 // Apply implements Service.
-func (e *Engine) Apply(ctx context.Context, force bool) (Report, error) {
-	if err := e.LoadConfig(force); err != nil {
+func (e *Engine) Apply(ctx context.Context, o Order) (Report, error) {
+	if err := e.LoadConfig(ctx, o); err != nil {
 		return Report{}, err
 	}
 	return e.Pass(ctx)

@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,79 +10,8 @@ import (
 	"github.com/cfwall/cfwall/firewall/kernel"
 )
 
-// guardedSSH lists the ports of SSH that a policy would guard: where a server of
-// root's listens, and the one that the administrator came in by. A process of
-// another user may call itself sshd, and must not open a port by that.
-func guardedSSH(p firewall.Policy) ([]uint16, error) {
-	var ports []uint16
-	if port, ok := sessionPort(os.Getenv("SSH_CONNECTION")); ok && firewall.PortsContain(p.TCP, port) {
-		ports = append(ports, port)
-	}
-	listeners, err := kernel.Listeners()
-	if err != nil {
-		return ports, fmt.Errorf("finding out where SSH listens: %w", err)
-	}
-	guarded := slices.DeleteFunc(listeners, func(l kernel.Listener) bool {
-		return l.Protocol != "tcp" || l.UID != 0 || !firewall.PortsContain(p.TCP, l.Address.Port())
-	})
-	if len(guarded) > 0 { // else there is no need to look through all processes
-		inodes := socketsOf(sshServers)
-		for _, l := range guarded {
-			if inodes[l.Inode] {
-				ports = append(ports, l.Address.Port())
-			}
-		}
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports), nil
-}
-
-// sessionPort is the server's port in "client-address client-port server-address server-port".
-func sessionPort(connection string) (uint16, bool) {
-	words := strings.Fields(connection)
-	if len(words) != 4 {
-		return 0, false
-	}
-	port, err := strconv.ParseUint(words[3], 10, 16)
-	return uint16(port), err == nil && port != 0
-}
-
-// sshServers are the names of the programs that serve SSH.
-var sshServers = []string{"sshd", "dropbear"}
-
-// socketsOf returns the inodes of the sockets that processes of some names
-// hold, as far as we may look.
-func socketsOf(names []string) map[uint32]bool {
-	inodes := make(map[uint32]bool)
-	processes, _ := os.ReadDir("/proc")
-	for _, p := range processes {
-		dir := filepath.Join("/proc", p.Name())
-		b, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil || !slices.Contains(names, strings.TrimSpace(string(b))) {
-			continue
-		}
-		descriptors, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
-		for _, d := range descriptors {
-			target, _ := os.Readlink(d)
-			var inode uint32
-			if n, _ := fmt.Sscanf(target, "socket:[%d]", &inode); n == 1 {
-				inodes[inode] = true
-			}
-		}
-	}
-	return inodes
-}
-
-// withoutPorts leaves ports open that a policy would guard.
-func withoutPorts(p firewall.Policy, open []uint16) firewall.Policy {
-	for _, port := range open {
-		p.TCP = firewall.SubtractPorts(p.TCP, []firewall.PortRange{{First: port, Last: port}})
-	}
-	return p
-}
-
 // reachable says in words what the world can still reach: the listeners on
-// ports that are not guarded, but for those on loopback addresses.
+// ports that no rule closes, but for those on loopback addresses.
 func reachable(p firewall.Policy, all []kernel.Listener, h firewall.Host) []string {
 	var open []string
 	for _, l := range all {
@@ -96,12 +23,33 @@ func reachable(p firewall.Policy, all []kernel.Listener, h firewall.Host) []stri
 				continue
 			}
 		}
-		if !l.Address.Addr().IsLoopback() && !firewall.PortsContain(guarded, port) {
-			open = append(open, fmt.Sprintf("%d/%s", port, l.Protocol))
+		if l.Address.Addr().IsLoopback() || firewall.PortsContain(guarded, port) {
+			continue
+		}
+		if who, ok := openTo(p, l); ok {
+			open = append(open, fmt.Sprintf("%d/%s%s", port, l.Protocol, who))
 		}
 	}
 	slices.SortFunc(open, comparePorts)
 	return slices.Compact(open)
+}
+
+// openTo says who reaches a listener that is not guarded: "" is everybody.
+func openTo(p firewall.Policy, l kernel.Listener) (who string, ok bool) {
+	if !p.Inbound.Drop {
+		return "", true
+	}
+	for _, s := range p.Inbound.Open {
+		if s.Protocol != l.Protocol || !s.Ports.Contains(l.Address.Port()) {
+			continue
+		}
+		if s.Peers.Len() == 0 {
+			return "", true
+		}
+		_, peers, _ := strings.Cut(s.Text("from"), " ")
+		who, ok = who+" "+peers, true
+	}
+	return who, ok
 }
 
 func comparePorts(a, b string) int {

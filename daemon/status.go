@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
 )
@@ -36,7 +37,32 @@ type Status struct {
 	Problems []Problem          `json:"problems"`
 	Daemon   Process            `json:"daemon"`
 	Off      *Off               `json:"off,omitempty"`
-	Open     []string           `json:"open"` // what listens on ports that are not guarded
+	Open     []string           `json:"open"` // what the world can reach besides: listeners that no rule closes
+	Inbound  InboundStatus      `json:"inbound"`
+	Outbound OutboundStatus     `json:"outbound"`
+	Tunnel   *TunnelStatus      `json:"tunnel,omitempty"` // in mode tunnel
+}
+
+// InboundStatus says what else may come in.
+type InboundStatus struct {
+	Policy string   `json:"policy"` // "accept" or "drop"
+	Open   []string `json:"open"`   // entries of the config; without meaning while the policy is accept
+}
+
+// OutboundStatus says what this host may send.
+type OutboundStatus struct {
+	Policy    string       `json:"policy"` // "accept" or "drop"
+	Allow     []string     `json:"allow"`
+	Resolvers []netip.Addr `json:"resolvers"`
+	Rejected  []Rejected   `json:"rejected"` // the latest first
+}
+
+// Rejected is where this host was not let send to.
+type Rejected struct {
+	Protocol    string         `json:"protocol"`
+	Destination netip.AddrPort `json:"destination"`
+	Packets     uint64         `json:"packets"`
+	Last        time.Time      `json:"last"`
 }
 
 // Guarded names the ports that the policy guards.
@@ -89,12 +115,34 @@ type Process struct {
 
 // Status implements Service.
 func (e *Engine) Status(ctx context.Context) (Status, error) {
+	s, err := e.tableStatus(ctx)
+	if err == nil {
+		s.lookAround(ctx, e.surroundings, e.config)
+	}
+	return s, err
+}
+
+// lookAround adds what is not in our table: it asks other programs, and so is
+// not for the daemon's loop.
+func (s *Status) lookAround(ctx context.Context, around surroundings, c config.Config) {
+	if c.Policy.Mode == firewall.ModeTunnel {
+		t, problems := around.lookAtTunnel(ctx, c, false)
+		s.Tunnel = &t
+		s.Problems = append(s.Problems, problems...)
+	}
+	s.judge()
+}
+
+// tableStatus is what the daemon knows and the kernel holds.
+func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 	now := time.Now()
 	s := Status{
 		Schema: StatusSchema, Mode: e.config.Policy.Mode, Since: e.since,
 		Guarded: Guarded{firewall.JoinPorts(e.config.Policy.TCP), firewall.JoinPorts(e.config.Policy.UDP)},
 		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
-		Daemon: e.self,
+		Daemon:   e.self,
+		Inbound:  InboundStatus{policyText(e.config.Policy.Inbound.Drop), servicesText(e.config.Policy.Inbound.Open, "from")},
+		Outbound: OutboundStatus{policyText(e.config.Policy.Outbound.Drop), servicesText(e.config.Policy.Outbound.Allow, "to"), []netip.Addr{}, []Rejected{}},
 	}
 	want, host, err := e.Want(now)
 	if err != nil {
@@ -118,12 +166,45 @@ func (e *Engine) Status(ctx context.Context) (Status, error) {
 		s.Since = time.Time{}
 	}
 	s.Problems = append(s.Problems, e.problems(now, s.Table)...)
+	s.Problems = append(s.Problems, e.outboundProblems(host)...)
+	e.addOutbound(ctx, &s, host)
 	if e.state.isOff(now) {
 		off := e.state.off
 		s.Off = &off
 	}
 	s.judge()
 	return s, nil
+}
+
+func policyText(drop bool) string {
+	if drop {
+		return "drop"
+	}
+	return "accept"
+}
+
+func servicesText(all []firewall.Service, preposition string) []string {
+	texts := []string{}
+	for _, s := range all {
+		texts = append(texts, s.Text(preposition))
+	}
+	return texts
+}
+
+// addOutbound lists where this host was not let send to lately. That is no part
+// of the verdict, so it may be missing.
+func (e *Engine) addOutbound(ctx context.Context, s *Status, h firewall.Host) {
+	if !e.config.Policy.Outbound.Drop {
+		return
+	}
+	s.Outbound.Resolvers = append(s.Outbound.Resolvers, h.Resolvers...)
+	all, err := e.table.Remembered(ctx, familyOf(h), "rejected4", "rejected6")
+	if err != nil {
+		e.log.Warn("rejected destinations could not be listed", "error", err)
+	}
+	for _, r := range all {
+		s.Outbound.Rejected = append(s.Outbound.Rejected, Rejected{r.Protocol, r.Destination, r.Packets, r.Last})
+	}
 }
 
 // guarding is the policy in so far as a table is there to enforce it.

@@ -83,8 +83,14 @@ func (e *Engine) judge(q Question, d firewall.Decision) (verdict, text string) {
 	switch {
 	case !d.Certain:
 		return Unknown, "the table holds rules that this version of cfwall does not know"
+	case d.Chain == "inbound" && d.Verdict == firewall.Drop:
+		return Dropped, fmt.Sprintf("[inbound] policy is drop, and no entry of open lets %s use %s port %d", q.Source, q.Protocol, q.Port)
+	case d.Chain == "inbound" && !d.Guarded:
+		return Admitted, "a rule admits it: " + d.Rule.Comment
 	case !d.Guarded:
 		return NotGuarded, fmt.Sprintf("%s port %d is not guarded by cfwall", q.Protocol, q.Port)
+	case d.Verdict == firewall.Drop && e.config.Policy.Mode == firewall.ModeTunnel:
+		return Dropped, fmt.Sprintf("mode tunnel closes the port to everyone outside, and %s is in no allow entry", q.Source)
 	case d.Verdict == firewall.Drop && q.Protocol == "udp":
 		return Dropped, fmt.Sprintf("%s is in no allow entry, and Cloudflare reaches origins by TCP only", q.Source)
 	case d.Verdict == firewall.Drop:

@@ -16,7 +16,10 @@ func applyCommand(o *options) *cobra.Command {
 		Use:   "apply",
 		Short: "Puts the configuration in force now.",
 		Long: `Puts the configuration in force now, reads the rules back and compares them.
-Where the daemon runs it does the work, with its own configuration file.`,
+Where the daemon runs it does the work, with its own configuration file.
+
+It refuses what would close the way in by which you came, or any other to SSH,
+and mode tunnel while no tunnel is up; --force does it all the same, once.`,
 		Example: "  cfwall plan && sudo cfwall apply",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -24,7 +27,7 @@ Where the daemon runs it does the work, with its own configuration file.`,
 				return err
 			}
 			return o.change(cmd, slog.DiscardHandler, func(s daemon.Service) error {
-				report, err := s.Apply(cmd.Context(), force)
+				report, err := s.Apply(cmd.Context(), daemon.Order{Force: force, Session: daemon.OwnSession()})
 				if err != nil {
 					return err
 				}
@@ -32,7 +35,7 @@ Where the daemon runs it does the work, with its own configuration file.`,
 			})
 		},
 	})
-	cmd.Flags().BoolVar(&force, "force", false, "even if it guards a port where SSH listens")
+	cmd.Flags().BoolVar(&force, "force", false, "even if it closes SSH, or the web ports for a tunnel that is not up")
 	return cmd
 }
 
@@ -49,6 +52,13 @@ func (o *options) refuseConfigFlag(cmd *cobra.Command) error {
 
 const nothingToDo = "nothing to do: the rules in force are what the policy wants\n"
 
+func cutText(connections int) string {
+	if connections == 0 {
+		return ""
+	}
+	return fmt.Sprintf("closed %s that the policy no longer admits\n", plural(connections, "live connection"))
+}
+
 // showReport says what a pass has changed. While cfwall is off it warns, and
 // ends with the exit code of a host that is not protected.
 func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
@@ -57,8 +67,8 @@ func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
 		text = ""
 	}
 	if r.Changed {
-		text = fmt.Sprintf("in force and verified: %s in %s\n%s", plural(len(r.Changes), "change"),
-			plural(r.Transactions, "transaction"), changesText(r.Changes))
+		text = fmt.Sprintf("in force and verified: %s in %s\n%s%s", plural(len(r.Changes), "change"),
+			plural(r.Transactions, "transaction"), changesText(r.Changes), cutText(r.Cut))
 	}
 	if err := o.show(cmd, r, text); err != nil {
 		return err

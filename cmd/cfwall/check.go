@@ -10,16 +10,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cfwall/cfwall/config"
+	"github.com/cfwall/cfwall/daemon"
 	"github.com/cfwall/cfwall/firewall"
 )
 
 func checkCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	var probe bool
+	cmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Finds mistakes in a configuration file before they matter.",
 		Long: `Checks a configuration file: its syntax, its meaning, and whether it goes with
-this host. It changes nothing and needs no privilege.`,
-		Example: "  cfwall check\n  cfwall check new.toml",
+this host: whether it would lock SSH out, and in mode tunnel whether the tunnel
+is up and which rule of another table stands in its way. It changes nothing. As
+root it sees more.`,
+		Example: "  sudo cfwall check\n  cfwall check new.toml\n  sudo cfwall check --probe",
 		Args:    arguments(0, 1, "one FILE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"toml"}, cobra.ShellCompDirectiveFilterFileExt
@@ -31,13 +35,15 @@ this host. It changes nothing and needs no privilege.`,
 					return err
 				}
 			}
-			return o.check(cmd)
+			return o.check(cmd, probe)
 		},
 	}
+	cmd.Flags().BoolVar(&probe, "probe", false, "try whether the tunnel's port of Cloudflare can be reached (3 s)")
+	return cmd
 }
 
-func (o *options) check(cmd *cobra.Command) error {
-	c, remarks, err := o.engine(slog.DiscardHandler).Check()
+func (o *options) check(cmd *cobra.Command, probe bool) error {
+	c, remarks, err := o.engine(slog.DiscardHandler).Check(cmd.Context(), daemon.Order{Session: daemon.OwnSession()}, probe)
 	if err != nil {
 		return checkError(err)
 	}
@@ -46,7 +52,8 @@ func (o *options) check(cmd *cobra.Command) error {
 		ok = "ok, there is no such file, which means the default"
 	}
 	for _, r := range remarks {
-		say(cmd, "warning: %s", r)
+		say(cmd, "warning: %s", r.Text)
+		say(cmd, "  hint: %s", r.Cure)
 	}
 	return o.show(cmd, nil, fmt.Sprintf("%s: %s: %s\n", o.paths.Config, ok, describe(c)))
 }
@@ -57,6 +64,14 @@ func checkError(err error) error {
 		return usage("cfwall print --reference-config explains every key", "%w", err)
 	}
 	return err
+}
+
+func openText(open []firewall.Service) string {
+	var words []string
+	for _, s := range open {
+		words = append(words, s.Text("from"))
+	}
+	return orNone(strings.Join(words, " and "))
 }
 
 // describe sums a configuration up in one line.
@@ -74,6 +89,12 @@ func describe(c config.Config) string {
 	}
 	if p.ContainerBridges {
 		words = append(words, "allows containers")
+	}
+	if p.Inbound.Drop {
+		words = append(words, "drops whatever else comes in but "+openText(p.Inbound.Open))
+	}
+	if p.Outbound.Drop {
+		words = append(words, "lets out only what the tunnel needs")
 	}
 	return strings.Join(words, ", ")
 }

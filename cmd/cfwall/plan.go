@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,7 @@ nothing. A file named with --config is planned whatever the daemon has.`,
 			if err != nil {
 				return err
 			}
-			p, err := planner.Plan(cmd.Context())
+			p, err := planner.Plan(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
 			if err != nil {
 				return err
 			}
@@ -35,6 +36,10 @@ nothing. A file named with --config is planned whatever the daemon has.`,
 			}
 			if err := o.show(cmd, p, planText(p)); err != nil {
 				return err
+			}
+			if p.Refused != "" {
+				say(cmd, "warning: apply would refuse this: %s", p.Refused)
+				say(cmd, "hint: %s", p.Hint)
 			}
 			if detailed && !p.Empty {
 				return verdict(exitChanges)
@@ -53,9 +58,39 @@ func (o *options) planner(cmd *cobra.Command) (daemon.Service, error) {
 	return o.reader(slog.DiscardHandler)
 }
 
+// planText says what the plan means, what it does, and how.
 func planText(p daemon.PlanReport) string {
 	if p.Empty {
 		return nothingToDo
 	}
-	return fmt.Sprintf("%s:\n%s\nas commands of nft:\n%s", plural(len(p.Changes), "change"), changesText(p.Changes), p.Script)
+	var b strings.Builder
+	for _, m := range p.Meaning {
+		b.WriteString(hang("", m))
+	}
+	if text := cutsText(p.Cuts); text != "" {
+		b.WriteString(hang("", text))
+	}
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "%s:\n%s\nas commands of nft:\n%s", plural(len(p.Changes), "change"), changesText(p.Changes), p.Script)
+	return b.String()
+}
+
+// cutsText says which live connections a plan ends.
+func cutsText(cuts []daemon.Cut) string {
+	var in, out []string
+	n := 0
+	for _, c := range cuts {
+		n += c.Connections
+		if c.Outgoing {
+			out = append(out, fmt.Sprintf("%d to port %d elsewhere", c.Connections, c.Port))
+		} else {
+			in = append(in, fmt.Sprintf("%d to port %d", c.Connections, c.Port))
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("ends %s: %s", plural(n, "live connection"), strings.Join(append(in, out...), ", "))
 }

@@ -13,7 +13,8 @@ func reloadCommand(o *options) *cobra.Command {
 		Use:   "reload",
 		Short: "Has the daemon read its configuration again.",
 		Long: `Has the daemon read its configuration again, and waits for the outcome. A file
-that has errors, or would lock SSH out, is refused and the policy in force stays.`,
+that has errors, or that would lock SSH out, is refused and the policy in force
+stays; so is mode tunnel while no tunnel is up.`,
 		Example: "  cfwall check && sudo cfwall reload",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -25,7 +26,7 @@ that has errors, or would lock SSH out, is refused and the policy in force stays
 			if err != nil {
 				return err
 			}
-			report, err := client.Reload(cmd.Context())
+			report, err := client.Reload(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +28,9 @@ import (
 type script struct {
 	site    *lab.Site
 	notices chan string // what the daemon tells systemd
+
+	metrics     *http.Server // of cloudflared
+	connections atomic.Int32 // to Cloudflare
 }
 
 // patience is for a busy machine; a condition that comes true ends the wait.
@@ -42,10 +47,14 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	listen ADDR[/udp]...        serves an echo on the web host
 //	[!] visit ADDR PORT[/udp]   somebody on the Internet gets an answer, or none
 //	listserver DIR              serves DIR as Cloudflare would, by https
+//	cloudflared N               answers at 127.0.0.1:20241 as cloudflared with N connections does
+//	serve :PORT                 somebody on the Internet serves an echo at every address
+//	[!] reach ADDR PORT         the web host gets an answer from there, or is refused at once
 func (s *script) commands() map[string]command {
 	return map[string]command{
 		"exits": exits, "waitfor": waitFor, "notified": s.notified, "signal": signalAll,
 		"listen": s.listen, "visit": s.visit, "listserver": s.listServer,
+		"cloudflared": s.cloudflared, "serve": s.serve, "reach": s.reach,
 	}
 }
 
@@ -169,4 +178,39 @@ func (s *script) listServer(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	go func() { _ = server.ServeTLS(l, "", "") }() // ends with Close
 	ts.Defer(func() { server.Close() })
+}
+
+// cloudflared is started once, and told then how many connections it has.
+func (s *script) cloudflared(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.ParseInt(args[0], 10, 32)
+	ts.Check(err)
+	if s.connections.Swap(int32(n)); s.metrics != nil {
+		return
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:20241")
+	ts.Check(err)
+	s.metrics = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n, status := s.connections.Load(), http.StatusOK
+		if n == 0 {
+			status = http.StatusServiceUnavailable
+		}
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"status":%d,"readyConnections":%d,"connectorId":"0d9a1c1e-5b7f-4f6e-9c3a-2b1d4e5f6a7b"}`, status, n)
+	})}
+	go func() { _ = s.metrics.Serve(l) }() // ends with Close
+	ts.Defer(func() { s.metrics.Close() })
+}
+
+func (s *script) serve(_ *testscript.TestScript, _ bool, args []string) {
+	s.site.Client.ListenTCP(args[0])
+}
+
+func (s *script) reach(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(args[0], args[1]), patience)
+	if err == nil {
+		c.Close()
+	}
+	if (err == nil) == neg || errors.Is(err, os.ErrDeadlineExceeded) {
+		ts.Fatalf("%v: %v", args, err)
+	}
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/cfwall/cfwall/cloudflared"
 	"github.com/cfwall/cfwall/daemon"
 	"github.com/cfwall/cfwall/ipranges"
 )
@@ -16,6 +18,9 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 	var f fields
 	f.b.WriteString(strings.Join(append([]string{headline(w, s)}, circumstances(s, now)...), "   ") + "\n")
 	f.add("web ports", "tcp %s  udp %s      %s", orNone(s.Guarded.TCP), orNone(s.Guarded.UDP), families(s.Table))
+	if s.Tunnel != nil {
+		tunnelLines(&f, *s.Tunnel, s.Counters)
+	}
 	f.add("ranges", "%s", rangesLine(s.Ranges, now))
 	f.add("source", "%s", sourceLine(s.Ranges.Source, s.Ranges.Agreement))
 	f.add("table", "%s", tableLine(s.Table))
@@ -25,8 +30,14 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 	if len(s.Allowed) > 0 {
 		f.add("allowed", "%s", allowedLine(s.Allowed, now))
 	}
+	if s.Inbound.Policy == "drop" {
+		f.add("inbound", "drop, but %s", orNone(strings.Join(s.Inbound.Open, "; ")))
+	}
+	if s.Outbound.Policy == "drop" {
+		f.add("outbound", "%s", outboundLine(s.Outbound, now))
+	}
 	if len(s.Open) > 0 {
-		f.add("open", "%s: not guarded, the world can reach them", strings.Join(s.Open, ", "))
+		f.add("open", "%s: %s", strings.Join(s.Open, ", "), openBy(s.Inbound))
 	}
 	return f.b.String() + problemsText(s.Problems)
 }
@@ -124,18 +135,87 @@ func tableLine(t daemon.TableStatus) string {
 	return family + " cfwall, matches the policy (read from the kernel now)"
 }
 
+func openBy(i daemon.InboundStatus) string {
+	if i.Policy == "drop" {
+		return "listening, and open by the config"
+	}
+	return "not guarded, the world can reach them"
+}
+
+// tunnelLines says first whether anybody is connected.
+func tunnelLines(f *fields, t daemon.TunnelStatus, counters map[string]daemon.Traffic) {
+	sent := fmt.Sprintf("sent %s QUIC, %s HTTP/2 packets", quantity(counters["tunnel_udp"].Packets), quantity(counters["tunnel_tcp"].Packets))
+	switch {
+	case !t.Asked:
+		f.add("tunnel", "not asked ([tunnel] ready = \"off\"); %s", sent)
+	case t.Connections == 0:
+		f.add("tunnel", "nobody is connected; %s", sent)
+	default:
+		f.add("tunnel", "up, %s to Cloudflare; %s", plural(t.Connections, "connection"), sent)
+	}
+	for _, i := range t.Instances {
+		if i.Problem == "" {
+			f.add("", "connector %s, %s", cmp.Or(i.Connector, "at "+i.Address), plural(i.Connections, "connection"))
+		}
+	}
+	if text := flowsText(t.Flows); text != "" {
+		f.add("", "%s", text)
+	}
+}
+
+// flowsText sums up flows by who has them. Those that nobody answers are none
+// of a tunnel.
+func flowsText(flows []cloudflared.Flow) string {
+	var owners []string
+	remotes := map[string][]string{}
+	for _, f := range flows {
+		if !f.Answered {
+			continue
+		}
+		owner := cmp.Or(f.Process, "a process that is not known")
+		if f.PID != 0 {
+			owner = fmt.Sprintf("%s (pid %d)", owner, f.PID)
+		}
+		if remotes[owner] == nil {
+			owners = append(owners, owner)
+		}
+		remotes[owner] = append(remotes[owner], fmt.Sprintf("%s %s", f.Protocol, f.Remote))
+	}
+	var words []string
+	for _, o := range owners {
+		words = append(words, fmt.Sprintf("%s of %s to %s", plural(len(remotes[o]), "flow"), o, strings.Join(remotes[o], ", ")))
+	}
+	return strings.Join(words, "; ")
+}
+
+// shownRejections is how many destinations the status names.
+const shownRejections = 4
+
+func outboundLine(o daemon.OutboundStatus, now time.Time) string {
+	words := []string{"reject, but the tunnel and what it needs"}
+	if len(o.Allow) > 0 {
+		words[0] += ", " + strings.Join(o.Allow, "; ")
+	}
+	for i, r := range o.Rejected {
+		if i == shownRejections {
+			words = append(words, fmt.Sprintf("and %d more", len(o.Rejected)-i))
+			break
+		}
+		words = append(words, fmt.Sprintf("rejected %s %s %s (%s)", r.Protocol, r.Destination, ago(r.Last, now), plural(int(r.Packets), "packet")))
+	}
+	return strings.Join(words, "\n")
+}
+
 func trafficLine(counters map[string]daemon.Traffic) string {
-	var admitted, dropped uint64
+	var admitted uint64
 	for name, c := range counters {
 		if strings.HasPrefix(name, "admitted_") {
 			admitted += c.Packets
 		}
-		if strings.HasPrefix(name, "dropped") {
-			dropped += c.Packets
-		}
 	}
-	return fmt.Sprintf("admitted %s packets, dropped %s (v4 %s, v6 %s)", quantity(admitted), quantity(dropped),
-		quantity(counters["dropped4"].Packets), quantity(counters["dropped6"].Packets))
+	dropped4 := counters["dropped4"].Packets + counters["dropped_inbound4"].Packets
+	dropped6 := counters["dropped6"].Packets + counters["dropped_inbound6"].Packets
+	return fmt.Sprintf("admitted %s packets, dropped %s (v4 %s, v6 %s)", quantity(admitted), quantity(dropped4+dropped6), quantity(dropped4), quantity(dropped6))
 }
 
 func allowedLine(all []daemon.Allowance, now time.Time) string {

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/sshd"
+)
+
+// findSSH looks for SSH on this host: servers, and who is logged in.
+func findSSH(own sshd.Session) (sshd.Host, error) {
+	listeners, err := kernel.Listeners()
+	if err != nil {
+		return sshd.Host{}, fmt.Errorf("finding out where SSH listens: %w", err)
+	}
+	connections, err := kernel.Connections()
+	if err != nil {
+		return sshd.Host{}, fmt.Errorf("finding out who is logged in by SSH: %w", err)
+	}
+	return sshd.Find("", listeners, connections, own)
+}
+
+// OwnSession is the SSH session that this process was started from, if any.
+func OwnSession() sshd.Session {
+	s, _ := sshd.OwnSession("", os.Getpid(), os.Getenv("SSH_CONNECTION"))
+	return s
+}
+
+// A lockout is a way into this host by SSH that a policy would close.
+type lockout struct {
+	port    uint16
+	guarded bool         // as a web port; else by the inbound policy
+	session sshd.Session // zero where nobody is known to be logged in
+	server  sshd.Server
+}
+
+// lockouts lists the ways into this host by SSH that a policy would close:
+// sessions that it would cut, and servers that nobody could reach any more.
+//
+// A session counts at the port that its client used: the host may lead it to
+// another, and rules look at it before that.
+func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Host, own sshd.Session) ([]lockout, error) {
+	found, err := e.ssh(own)
+	if err != nil && len(found.Servers) == 0 {
+		return nil, err
+	}
+	want, err := firewall.Build(feasible(p, h), firewall.Lists{Cloudflare: e.book.Current.List}, h)
+	if err != nil {
+		return nil, err
+	}
+	var all []lockout
+	for _, s := range found.Sessions {
+		if at, err := e.reachedAt(ctx, s.Local, s.Remote); err == nil {
+			s.Local = at
+		}
+		if e.drops(want, s.Local, s.Remote) {
+			all = append(all, lockout{port: s.Local.Port(), guarded: firewall.PortsContain(p.TCP, s.Local.Port()), session: s})
+		}
+	}
+	for _, s := range found.Servers {
+		if s.Address.Addr().IsLoopback() {
+			continue // nothing closes the way to it
+		}
+		if guarded := firewall.PortsContain(p.TCP, s.Address.Port()); guarded || closesServer(p, s, found.Servers) {
+			all = append(all, lockout{port: s.Address.Port(), guarded: guarded, server: s})
+		}
+	}
+	return all, nil
+}
+
+// drops reports whether a ruleset drops what comes in over a connection.
+func (e *Engine) drops(r firewall.Ruleset, local, remote netip.AddrPort) bool {
+	p := firewall.Packet{Source: remote.Addr(), SourcePort: remote.Port(), Protocol: "tcp", Port: local.Port(), Opening: true}
+	if d := r.Decide(p); d.Verdict != firewall.Drop || !d.Certain {
+		return false
+	}
+	route, _ := e.routeTo(remote.Addr())
+	p.Interface = route.Interface // who came by a trusted one stays
+	return r.Decide(p).Verdict == firewall.Drop
+}
+
+// closesServer reports whether the inbound policy leaves nobody who could reach
+// a server. A port may have a server for each family: it is enough to reach one.
+func closesServer(p firewall.Policy, s sshd.Server, all []sshd.Server) bool {
+	if !p.Inbound.Drop || slices.ContainsFunc(p.Interfaces, anyInterface) {
+		return false
+	}
+	return !slices.ContainsFunc(all, func(other sshd.Server) bool {
+		return other.Address.Port() == s.Address.Port() && slices.ContainsFunc(p.Inbound.Open, func(o firewall.Service) bool {
+			return o.Protocol == "tcp" && o.Ports.Contains(s.Address.Port()) && serves(other, o)
+		})
+	})
+}
+
+// serves reports whether a server can have a client among those of an entry.
+func serves(s sshd.Server, o firewall.Service) bool {
+	a := s.Address.Addr()
+	return o.Peers.Len() == 0 || a.Is4() && len(o.Peers.V4()) > 0 ||
+		a.Is6() && (len(o.Peers.V6()) > 0 || a.IsUnspecified() && !s.OnlyIPv6 && len(o.Peers.V4()) > 0)
+}
+
+// anyInterface reports whether this host has an interface of a name or pattern
+// by which others can come.
+func anyInterface(pattern string) bool {
+	all, _ := net.Interfaces()
+	return slices.ContainsFunc(all, func(i net.Interface) bool {
+		beginning, isPattern := strings.CutSuffix(pattern, "*")
+		named := i.Name == pattern || isPattern && strings.HasPrefix(i.Name, beginning)
+		return named && i.Flags&net.FlagLoopback == 0
+	})
+}
+
+// refusal says which way in would be closed, and the line that keeps it open.
+func (l lockout) refusal() error {
+	what := fmt.Sprintf("port %d is where SSH listens (%s): this config would lock you out", l.port, l.server.Program)
+	switch {
+	case l.session.Remote.IsValid() && l.session.Own:
+		what = fmt.Sprintf("port %d is the one of your SSH session from %s: this config would cut it and lock you out", l.port, l.session.Remote.Addr())
+	case l.session.Remote.IsValid():
+		what = fmt.Sprintf("port %d is the one of an SSH session from %s: this config would cut it", l.port, l.session.Remote.Addr())
+	case l.server.Configured:
+		what = fmt.Sprintf("port %d is where SSH will listen once it runs (%s): this config would lock you out", l.port, l.server.Program)
+	}
+	return refuse(ExitUsage, l.cure()+"; cfwall apply --force closes it all the same", "%s", what)
+}
+
+func (l lockout) cure() string {
+	switch {
+	case l.guarded && l.session.Remote.IsValid():
+		return fmt.Sprintf("take the port out of [web] tcp, or add %q to [allow] from", l.session.Remote.Addr())
+	case l.guarded:
+		return "take the port out of [web] tcp, or move SSH to another port"
+	case l.session.Remote.IsValid():
+		return fmt.Sprintf(`add to [inbound] open: "%d/tcp from %s", or "%[1]d/tcp" for everybody`, l.port, l.session.Remote.Addr())
+	default:
+		return fmt.Sprintf(`add to [inbound] open: "%d/tcp", or for some only: "%[1]d/tcp from NETWORK"`, l.port)
+	}
+}
+
+// leavingOpen leaves open what a policy would close of SSH.
+func leavingOpen(p firewall.Policy, lockouts []lockout) firewall.Policy {
+	for _, l := range lockouts {
+		port := firewall.PortRange{First: l.port, Last: l.port}
+		p.TCP = firewall.SubtractPorts(p.TCP, []firewall.PortRange{port})
+		p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "tcp", Ports: port})
+	}
+	return p
+}

@@ -64,10 +64,15 @@ func (d *daemon) awaitProtected() time.Duration {
 
 // status is what `cfwall status` prints.
 func (d *daemon) status() string {
+	out, _ := d.run("status") // its exit code repeats the verdict
+	return out
+}
+
+func (d *daemon) run(command string) (string, error) {
 	var out bytes.Buffer
-	cmd := d.command("status")
+	cmd := d.command(command)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	d.web.Start(cmd)
-	_ = cmd.Wait() // its exit code repeats the verdict
-	return out.String()
+	err := cmd.Wait()
+	return out.String(), err
 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cfwall/cfwall/internal/lab"
@@ -33,7 +34,13 @@ be in force and to fetch the list. "in": a whole conversation. "-": no answer at
 	fmt.Print(table(s.visitors, before, after))
 	fmt.Printf("\n$ cfwall status\n%s", d.status())
 
-	wrong := append(lab.Unexpected(before), lab.Unexpected(after)...)
+	d.switchToTunnel()
+	tunnel := s.ask(admittedInTunnel)
+	fmt.Print("\nThe same host → mode \"tunnel\" and [inbound] policy = \"drop\", SSH open from one network.\n\n")
+	fmt.Print(table(s.visitors, after, tunnel))
+	fmt.Printf("\n$ cfwall status\n%s", d.status())
+
+	wrong := slices.Concat(lab.Unexpected(before), lab.Unexpected(after), lab.Unexpected(tunnel))
 	for _, r := range wrong {
 		if r.Admit {
 			fmt.Fprintf(os.Stderr, "error: %v should get in, but: %v\n", r.Probe, r.Err)

@@ -24,15 +24,7 @@ func (e *Engine) doomed(before *firewall.Ruleset, after firewall.Ruleset) ([]ker
 	if err != nil {
 		return nil, nil, err
 	}
-	listeners, err := kernel.Listeners()
-	if err != nil {
-		return nil, nil, err
-	}
-	served := make(map[uint16]bool)
-	for _, l := range listeners {
-		served[l.Address.Port()] = served[l.Address.Port()] || l.Protocol == "tcp"
-	}
-	host, err := e.host()
+	directions, err := e.directions()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -40,21 +32,45 @@ func (e *Engine) doomed(before *firewall.Ruleset, after firewall.Ruleset) ([]ker
 	var ending []kernel.Connection
 	cuts := make(map[Cut]int)
 	for _, c := range connections {
-		// What came in came to a port where somebody listens. Of other ports that
-		// no client gets by chance it is not known: a server may have ended before
-		// its sessions, and NFS chooses its port. Those are left to the rules.
-		outgoing := !served[c.Local.Port()] && firewall.PortsContain(host.Ephemeral, c.Local.Port())
-		if !outgoing && !served[c.Local.Port()] || !judge.ends(packetOf(c, outgoing)) {
+		incoming, outgoing := directions.of(c)
+		switch {
+		case incoming && judge.ends(packetOf(c, false)):
+			cuts[Cut{Port: c.Local.Port()}]++
+		case outgoing && judge.ends(packetOf(c, true)):
+			cuts[Cut{Port: c.Remote.Port(), Outgoing: true}]++
+		default:
 			continue
 		}
 		ending = append(ending, c)
-		port := c.Local.Port()
-		if outgoing {
-			port = c.Remote.Port()
-		}
-		cuts[Cut{Port: port, Outgoing: outgoing}]++
 	}
 	return ending, sortedCuts(cuts), nil
+}
+
+// directions tells connections that came in from those that were opened here.
+type directions struct {
+	served    map[uint16]bool
+	ephemeral []firewall.PortRange
+}
+
+func (e *Engine) directions() (directions, error) {
+	host, err := e.host()
+	if err != nil {
+		return directions{}, err
+	}
+	listeners, err := kernel.Listeners()
+	served := make(map[uint16]bool)
+	for _, l := range listeners {
+		served[l.Address.Port()] = served[l.Address.Port()] || l.Protocol == "tcp"
+	}
+	return directions{served, host.Ephemeral}, err
+}
+
+// of says that a connection came in where somebody listens at its port. Where
+// nobody does and no client gets the port by chance, it is neither: a server may
+// have ended before its sessions, and NFS chooses its port. The rules have those.
+func (d directions) of(c kernel.Connection) (incoming, outgoing bool) {
+	incoming = d.served[c.Local.Port()]
+	return incoming, !incoming && firewall.PortsContain(d.ephemeral, c.Local.Port())
 }
 
 // packetOf is a packet that would open a connection again.
@@ -145,8 +161,11 @@ func (e *Engine) cut(ctx context.Context, before *firewall.Ruleset, after firewa
 		}
 		closed++
 	}
-	if len(ending) > 0 {
-		e.log.Info("connections that are no longer admitted", "closed", closed, "of", len(ending), "error", err)
+	switch {
+	case closed < len(ending):
+		e.log.Warn("not all connections that are no longer admitted could be closed; their packets are dropped", "closed", closed, "of", len(ending), "error", err)
+	case closed > 0:
+		e.log.Info("closed the connections that are no longer admitted", "connections", closed)
 	}
 	return closed
 }

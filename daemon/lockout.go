@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,15 +17,13 @@ import (
 
 // findSSH looks for SSH on this host: servers, and who is logged in.
 func findSSH(own sshd.Session) (sshd.Host, error) {
-	listeners, err := kernel.Listeners()
-	if err != nil {
-		return sshd.Host{}, fmt.Errorf("finding out where SSH listens: %w", err)
+	listeners, errListeners := kernel.Listeners()
+	connections, errConnections := kernel.Connections()
+	found, err := sshd.Find("", listeners, connections, own) // without sockets: what is configured
+	if err := errors.Join(errListeners, errConnections, err); err != nil {
+		return found, fmt.Errorf("finding out where SSH listens, and who is logged in: %w", err)
 	}
-	connections, err := kernel.Connections()
-	if err != nil {
-		return sshd.Host{}, fmt.Errorf("finding out who is logged in by SSH: %w", err)
-	}
-	return sshd.Find("", listeners, connections, own)
+	return found, nil
 }
 
 // OwnSession is the SSH session that this process was started from, if any.
@@ -55,24 +54,26 @@ func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Hos
 	if err != nil {
 		return nil, err
 	}
-	var all []lockout
+	var guarded, closed []lockout
+	for _, s := range found.Servers {
+		switch {
+		case s.Address.Addr().IsLoopback(): // nothing closes the way to it
+		case firewall.PortsContain(p.TCP, s.Address.Port()):
+			guarded = append(guarded, lockout{port: s.Address.Port(), guarded: true, server: s})
+		case closesServer(p, s, found.Servers):
+			closed = append(closed, lockout{port: s.Address.Port(), server: s})
+		}
+	}
+	var cut []lockout
 	for _, s := range found.Sessions {
 		if at, err := e.reachedAt(ctx, s.Local, s.Remote); err == nil {
 			s.Local = at
 		}
 		if e.drops(want, s.Local, s.Remote) {
-			all = append(all, lockout{port: s.Local.Port(), guarded: firewall.PortsContain(p.TCP, s.Local.Port()), session: s})
+			cut = append(cut, lockout{port: s.Local.Port(), guarded: firewall.PortsContain(p.TCP, s.Local.Port()), session: s})
 		}
 	}
-	for _, s := range found.Servers {
-		if s.Address.Addr().IsLoopback() {
-			continue // nothing closes the way to it
-		}
-		if guarded := firewall.PortsContain(p.TCP, s.Address.Port()); guarded || closesServer(p, s, found.Servers) {
-			all = append(all, lockout{port: s.Address.Port(), guarded: guarded, server: s})
-		}
-	}
-	return all, nil
+	return slices.Concat(guarded, cut, closed), nil
 }
 
 // drops reports whether a ruleset drops what comes in over a connection.

@@ -137,7 +137,7 @@ func deniedBySystemd(root string, edge []netip.Addr) []Problem {
 // names reports whether lists of systemd name an address.
 func names(lists []string, a netip.Addr) bool {
 	for _, list := range lists {
-		for _, word := range strings.Fields(list) {
+		for word := range strings.FieldsSeq(list) {
 			n, err := netip.ParsePrefix(word)
 			single, errSingle := netip.ParseAddr(word)
 			if word == "any" || err == nil && n.Contains(a) || errSingle == nil && single == a {

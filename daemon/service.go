@@ -82,8 +82,8 @@ func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...),
 	}
 	if !report.Empty && !report.Off {
-		if _, report.Cuts, err = e.doomed(have.Table, want); err != nil {
-			return report, err
+		if _, cuts, err := e.doomed(have.Table, want); err == nil {
+			report.Cuts = cuts // apply goes on without knowing them, too
 		}
 	}
 	if err := planned.refused(ctx, c, o); err != nil {

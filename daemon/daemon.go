@@ -219,6 +219,9 @@ func (d *Daemon) passed(r Report, err error) {
 	}
 	if r.Changed {
 		d.opts.Log.Info("the ruleset changed", "transactions", r.Transactions, "changes", r.brief())
+		for _, m := range r.Meaning {
+			d.opts.Log.Info(m)
+		}
 	}
 	d.opts.Notify.Watchdog()
 	if interval := d.opts.Notify.WatchdogInterval(); interval > 0 {

@@ -267,6 +267,7 @@ func (e *Engine) lists(now time.Time) firewall.Lists {
 // Report says what a pass did.
 type Report struct {
 	Changed      bool     `json:"changed"`
+	Meaning      []string `json:"meaning"`      // of the changes, for this host and those who reach it
 	Changes      []string `json:"changes"`      // in words
 	Transactions int      `json:"transactions"` // that the kernel was sent
 	Generation   uint32   `json:"generation"`   // of the kernel's ruleset, as last read
@@ -307,7 +308,7 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Changes: []string{}}
+	report := Report{Changes: []string{}, Meaning: []string{}}
 	var failed error
 	for try := range passTries {
 		have, err := e.table.Read(ctx, familyOf(host))
@@ -345,7 +346,7 @@ func worthRetrying(err error, try int) bool {
 
 func (r *Report) add(p firewall.Plan, have firewall.State, want firewall.Ruleset) {
 	if !r.Changed {
-		r.Changes = p.Summary()
+		r.Changes, r.Meaning = p.Summary(), append([]string{}, firewall.Meaning(have.Table, want)...)
 		r.before, r.after = have.Table, want
 	}
 	r.Changed = true

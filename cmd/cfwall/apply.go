@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,14 @@ func (o *options) refuseConfigFlag(cmd *cobra.Command) error {
 
 const nothingToDo = "nothing to do: the rules in force are what the policy wants\n"
 
+func meaningText(lines []string) string {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(hang("", l))
+	}
+	return b.String()
+}
+
 func cutText(connections int) string {
 	if connections == 0 {
 		return ""
@@ -67,8 +76,8 @@ func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
 		text = ""
 	}
 	if r.Changed {
-		text = fmt.Sprintf("in force and verified: %s in %s\n%s%s", plural(len(r.Changes), "change"),
-			plural(r.Transactions, "transaction"), changesText(r.Changes), cutText(r.Cut))
+		text = fmt.Sprintf("in force and verified: %s in %s\n%s%s%s", plural(len(r.Changes), "change"),
+			plural(r.Transactions, "transaction"), meaningText(r.Meaning), changesText(r.Changes), cutText(r.Cut))
 	}
 	if err := o.show(cmd, r, text); err != nil {
 		return err

@@ -64,9 +64,7 @@ func planText(p daemon.PlanReport) string {
 		return nothingToDo
 	}
 	var b strings.Builder
-	for _, m := range p.Meaning {
-		b.WriteString(hang("", m))
-	}
+	b.WriteString(meaningText(p.Meaning))
 	if text := cutsText(p.Cuts); text != "" {
 		b.WriteString(hang("", text))
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/procfs"
 )
 
 // Port is that of Cloudflare's side of a tunnel, TCP and UDP.
@@ -127,7 +128,7 @@ func nameProcesses(flows []Flow) {
 	found := holders(root, inodes)
 	for i := range flows {
 		if pid, ok := found[flows[i].inode]; ok {
-			flows[i].PID, flows[i].Process = pid, comm(root, pid)
+			flows[i].PID, flows[i].Process = pid, procfs.Name(root, pid)
 		}
 	}
 }

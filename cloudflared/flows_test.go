@@ -15,6 +15,7 @@ import (
 
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/lab"
+	"github.com/cfwall/cfwall/internal/procfs"
 )
 
 // newSite is a site where the client plays the edge, and the web host tracks
@@ -69,7 +70,7 @@ func TestFlows(t *testing.T) {
 	s.Web.ListenUDP(":7844")
 	container := s.Container()
 	pid := startPoser(t, s.Web, "192.0.2.1:7844", "[2001:db8::1]:7844")
-	self := comm("/", os.Getpid())
+	self := procfs.Name("/", os.Getpid())
 	dial(t, s.Web, "tcp", "192.0.2.1:7844")
 	dial(t, s.Web, "tcp", "192.0.2.1:443")
 	dial(t, container, "udp", "192.0.2.1:7844")
@@ -182,15 +183,5 @@ func TestProcessesOfOthers(t *testing.T) {
 	}
 	if got := Processes(t.TempDir()); len(got) > 0 {
 		t.Errorf("without /proc: %v", got)
-	}
-}
-
-func TestPrintable(t *testing.T) {
-	for name, want := range map[string]string{
-		"cloudflared": "cloudflared", "tunnel (2)": "tunnel (2)", "\x1b[2Jx\n": "?[2Jx?", "a\x00\xffé": "a?\ufffdé",
-	} {
-		if got := printable(name); got != want {
-			t.Errorf("%q is printed %q", name, got)
-		}
 	}
 }

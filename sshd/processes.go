@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/cfwall/cfwall/internal/procfs"
 )
 
 // programs are the names of those that serve SSH. The sslh family passes it on
@@ -23,37 +24,15 @@ type process struct {
 // may look. Of several processes it names the oldest, which started the others.
 func holders(root string) map[uint32]process {
 	all := make(map[uint32]process)
-	entries, _ := os.ReadDir(filepath.Join(root, "/proc"))
-	for _, e := range entries {
-		id, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		dir := filepath.Join(root, "/proc", e.Name())
-		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		name := strings.TrimSpace(string(comm))
+	for _, id := range procfs.Processes(root) {
+		name := procfs.Name(root, id)
 		if !slices.Contains(programs, name) {
 			continue
 		}
-		for _, inode := range sockets(dir) {
+		for _, inode := range procfs.Sockets(root, id) {
 			if p, ok := all[inode]; !ok || id < p.id {
 				all[inode] = process{name, id}
 			}
-		}
-	}
-	return all
-}
-
-// sockets lists the inodes of the sockets of a process: its descriptors are
-// links to "socket:[INODE]".
-func sockets(dir string) []uint32 {
-	var all []uint32
-	descriptors, _ := os.ReadDir(filepath.Join(dir, "fd"))
-	for _, d := range descriptors {
-		target, _ := os.Readlink(filepath.Join(dir, "fd", d.Name()))
-		number, ok := strings.CutPrefix(target, "socket:[")
-		if inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32); ok && err == nil {
-			all = append(all, uint32(inode))
 		}
 	}
 	return all
@@ -63,7 +42,7 @@ func sockets(dir string) []uint32 {
 // may not look. It is the fourth word of /proc/PID/stat; the second, the name
 // in parentheses, may hold anything (proc_pid_stat(5)).
 func parent(root string, pid int) int {
-	b, _ := os.ReadFile(filepath.Join(root, "/proc", strconv.Itoa(pid), "stat"))
+	b, _ := os.ReadFile(procfs.File(root, pid, "stat"))
 	words := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(words) < 2 {
 		return 0
@@ -78,7 +57,7 @@ const largest = 1 << 20
 // variable returns an environment variable that a process was started with; ""
 // if it has none of this name or we may not look.
 func variable(root string, pid int, name string) string {
-	f, err := os.Open(filepath.Join(root, "/proc", strconv.Itoa(pid), "environ"))
+	f, err := os.Open(procfs.File(root, pid, "environ"))
 	if err != nil {
 		return ""
 	}

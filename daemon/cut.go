@@ -139,33 +139,67 @@ func sortedCuts(counts map[Cut]int) []Cut {
 	return cuts
 }
 
-// longestCut bounds how long connections are closed one by one. The rules drop
-// their packets meanwhile, so nothing passes where it is not enough.
+// longestCut bounds how long connections are closed one by one, which holds up
+// the loop; the next pass goes on.
 const longestCut = time.Second
 
-// cut closes the connections that a change ends, so that programs hear of it at
-// once. It also ends those that the rules let live: where replies come in, only
-// what opens a connection is filtered.
-func (e *Engine) cut(ctx context.Context, before *firewall.Ruleset, after firewall.Ruleset) int {
-	ending, _, err := e.doomed(before, after)
-	if err != nil {
-		e.log.Warn("connections that are no longer admitted could not be closed; their packets are dropped", "error", err)
+// An ending is the closing of connections that a change no longer admits, as
+// far as it is not done. The rules drop most of their packets meanwhile: not
+// where only what opens a connection is filtered, and not those of a connection
+// that was tracked from an answer on, which makes the client's packets answers.
+type ending struct {
+	due    bool
+	before *firewall.Ruleset
+	after  firewall.Ruleset
+	failed error // why connections may live that should not
+}
+
+// next adds a change to what is not done yet.
+func (n *ending) next(before *firewall.Ruleset, after firewall.Ruleset) {
+	if !n.due {
+		n.before = before
+	}
+	n.due, n.after = true, after
+}
+
+// cut closes the connections that are due, so that programs hear of it at once,
+// and reports how many it has closed.
+func (e *Engine) cut(ctx context.Context) (closed int) {
+	n := &e.ending
+	if !n.due {
 		return 0
 	}
+	doomed, _, err := e.doomed(n.before, n.after)
 	ctx, cancel := context.WithTimeout(ctx, longestCut)
 	defer cancel()
-	closed := 0
-	for _, c := range ending {
-		if err = e.destroy(c); err != nil || ctx.Err() != nil {
+	for _, c := range doomed {
+		if ctx.Err() != nil {
+			return closed
+		}
+		if err = e.destroy(c); err != nil {
 			break
 		}
 		closed++
 	}
+	n.due, n.failed = false, err
+	e.logCut(closed, err)
+	return closed
+}
+
+func (e *Engine) logCut(closed int, err error) {
 	switch {
-	case closed < len(ending):
-		e.log.Warn("not all connections that are no longer admitted could be closed; their packets are dropped", "closed", closed, "of", len(ending), "error", err)
+	case err != nil:
+		e.log.Warn("not all connections that are no longer admitted could be closed", "closed", closed, "error", err)
 	case closed > 0:
 		e.log.Info("closed the connections that are no longer admitted", "connections", closed)
 	}
-	return closed
+}
+
+func (n *ending) problems() []Problem {
+	if n.failed == nil {
+		return nil
+	}
+	return []Problem{{"connections-live", Warning,
+		"connections that were open before the last change may live on: " + n.failed.Error(),
+		"restart the services that have them, or this host; a kernel with CONFIG_INET_DIAG_DESTROY closes them"}}
 }

@@ -223,6 +223,9 @@ func (d *Daemon) passed(r Report, err error) {
 			d.opts.Log.Info(m)
 		}
 	}
+	if d.engine.ending.due {
+		wait = min(wait, time.Second)
+	}
 	d.opts.Notify.Watchdog()
 	if interval := d.opts.Notify.WatchdogInterval(); interval > 0 {
 		wait = min(wait, interval/2)

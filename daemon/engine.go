@@ -51,6 +51,7 @@ type Engine struct {
 	state          state
 
 	tally   tally
+	ending  ending    // of connections
 	lastErr error     // of the last pass
 	since   time.Time // when the table was first seen to be right
 }
@@ -298,8 +299,9 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 	}
 	e.remember()
 	if report.Changed {
-		report.Cut = e.cut(ctx, report.before, report.after)
+		e.ending.next(report.before, report.after)
 	}
+	report.Cut = e.cut(ctx)
 	return report, nil
 }
 

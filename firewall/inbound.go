@@ -33,12 +33,17 @@ func (b builder) inbound() Chain {
 	return c
 }
 
-// everyHostNeeds lets ICMP pass, and DHCP (RFC 2131, RFC 8415) between the
+// multicast is what IPv4 groups have for addresses (RFC 5771): no router passes
+// on what comes there from afar.
+var multicast = netip.MustParsePrefix("224.0.0.0/4")
+
+// everyHostNeeds lets ICMP pass, IGMP, which is a part of ICMP in IPv6, and DHCP (RFC 2131, RFC 8415) between the
 // given ports: answers to broadcasts are no answers to connection tracking.
 func (b builder) everyHostNeeds(from4, to4, from6, to6 uint16) []Rule {
 	rules := []Rule{
 		rule("ICMP that every host needs", b.needed(icmp4), accept()),
 		rule("DHCP", b.fromTo(ipv4, from4, to4), accept()),
+		rule("who listens to a group", b.toNetwork(multicast), igmp(), accept()),
 	}
 	if b.host.IPv6 {
 		rules = append(rules,

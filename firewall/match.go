@@ -319,6 +319,9 @@ func (b builder) needed(i icmpFamily) match {
 	}
 }
 
+// igmp matches the protocol of multicast listeners in IPv4 (RFC 3376).
+func igmp() match { return match{"meta l4proto 2", protocol{"igmp", 2}.is()} }
+
 // fromTo matches a pair of UDP ports in the packets of one family.
 func (b builder) fromTo(f addressFamily, source, destination uint16) match {
 	ports := match{

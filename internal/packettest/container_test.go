@@ -39,12 +39,14 @@ func guarding8443() wanted {
 	return w
 }
 
+// publications are the ways in which container engines publish TCP ports.
+var publications = map[string]func(*testing.T, *lab.Host){
+	"by DNAT":         func(t *testing.T, web *lab.Host) { web.Nft(t, publish) },
+	"by a user proxy": func(t *testing.T, web *lab.Host) { proxy(t, web, "8443"); proxy(t, web, "9443") },
+}
+
 func TestPublishedPortsAreGuarded(t *testing.T) {
-	tests := map[string]func(*testing.T, *lab.Host){
-		"by DNAT":         func(t *testing.T, web *lab.Host) { web.Nft(t, publish) },
-		"by a user proxy": func(t *testing.T, web *lab.Host) { proxy(t, web, "8443"); proxy(t, web, "9443") },
-	}
-	for name, publish := range tests {
+	for name, publish := range publications {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)
@@ -128,7 +130,9 @@ func proxy(t *testing.T, h *lab.Host, port string) {
 	}()
 }
 
-func TestContainersReachTheHost(t *testing.T) {
+func TestContainersReachTheHost(t *testing.T) { testContainersReachTheHost(t, asIs) }
+
+func testContainersReachTheHost(t *testing.T, p posture) {
 	for name, trusted := range map[string]bool{"container_bridges = true": true, "container_bridges = false": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +140,7 @@ func TestContainersReachTheHost(t *testing.T) {
 			container := s.Container()
 			s.Web.ListenTCP(":80", ":443")
 			s.Web.ListenUDP(":443")
-			w := defaults()
+			w := p(defaults())
 			w.policy.ContainerBridges = trusted
 			enforce(t, s.Web, w)
 			var probes []lab.Probe
@@ -154,14 +158,16 @@ func TestContainersReachTheHost(t *testing.T) {
 
 // What containers ask of servers elsewhere comes back, whatever the port there
 // and here: source NAT may give a connection any port from 1024 on.
-func TestContainersReachTheWorld(t *testing.T) {
+func TestContainersReachTheWorld(t *testing.T) { testContainersReachTheWorld(t, asIs) }
+
+func testContainersReachTheWorld(t *testing.T, p posture) {
 	t.Parallel()
 	s := newSite(t)
 	container := s.Container()
 	s.Web.Nft(t, publish)
 	s.Client.ListenTCP(":80", ":443")
 	s.Client.ListenUDP(":443")
-	enforce(t, s.Web, guarding8443())
+	enforce(t, s.Web, p(guarding8443()))
 	for _, to := range []netip.Addr{lab.Client4, lab.Client6, edge4, edge6} {
 		expect(t, container,
 			lab.Probe{Network: "tcp", To: netip.AddrPortFrom(to, 80), Admit: true},
@@ -175,7 +181,9 @@ func TestContainersReachTheWorld(t *testing.T) {
 }
 
 // The hosts behind a router have web ports of their own.
-func TestForwardedTraffic(t *testing.T) {
+func TestForwardedTraffic(t *testing.T) { testForwardedTraffic(t, asIs) }
+
+func testForwardedTraffic(t *testing.T, p posture) {
 	t.Parallel()
 	s := newSite(t)
 	behind4, behind6 := netip.MustParsePrefix("198.18.0.2/24"), netip.MustParsePrefix("2001:db8:2::2/64")
@@ -194,7 +202,7 @@ func TestForwardedTraffic(t *testing.T) {
 		h.ListenTCP(":80", ":443")
 		h.ListenUDP(":443")
 	}
-	enforce(t, s.Web, defaults())
+	enforce(t, s.Web, p(defaults()))
 
 	services := func(from, to netip.Addr) []lab.Probe {
 		return []lab.Probe{

@@ -95,12 +95,14 @@ func TestRangesOfPorts(t *testing.T) {
 	)...)
 }
 
-func TestHostReachesItself(t *testing.T) {
+func TestHostReachesItself(t *testing.T) { testHostReachesItself(t, asIs) }
+
+func testHostReachesItself(t *testing.T, p posture) {
 	t.Parallel()
 	s := newSite(t)
 	s.Web.ListenTCP(":80", ":443")
 	s.Web.ListenUDP(":443")
-	enforce(t, s.Web, defaults())
+	enforce(t, s.Web, p(defaults()))
 	var probes []lab.Probe
 	for _, to := range []string{"127.0.0.1", "127.0.0.53", "::1", lab.Web4.String(), lab.Web6.String()} {
 		for _, service := range []struct {
@@ -116,7 +118,9 @@ func TestHostReachesItself(t *testing.T) {
 	expect(t, s.Web, probes...)
 }
 
-func TestTrustedInterfaces(t *testing.T) {
+func TestTrustedInterfaces(t *testing.T) { testTrustedInterfaces(t, asIs) }
+
+func testTrustedInterfaces(t *testing.T, p posture) {
 	tests := map[string]struct {
 		trusted []string
 		link    string
@@ -141,7 +145,7 @@ func TestTrustedInterfaces(t *testing.T) {
 			s.Web.Addr(tt.link, netip.MustParsePrefix("10.9.0.2/24"))
 			s.Web.ListenTCP(":443")
 			s.Web.ListenUDP(":443")
-			w := defaults()
+			w := p(defaults())
 			w.policy.Interfaces = tt.trusted
 			enforce(t, s.Web, w)
 			from, to := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddrPort("10.9.0.2:443")

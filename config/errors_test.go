@@ -1,10 +1,13 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,9 +59,45 @@ func testMessage(t *testing.T, name, toml, want string) (message string) {
 			t.Fatal("the file was accepted")
 		}
 		message = err.Error()
+		followAll(t, toml, err)
 		if diff := cmp.Diff(want, message); diff != "" && !*update {
 			t.Errorf("message (-want +got):\n%s", diff)
 		}
 	})
 	return message
+}
+
+var quoted = regexp.MustCompile(`"[^"]*"`)
+
+// followAll does what the messages about a file say: each text that they say to
+// write goes where the mark is, or where it is a whole line, in place of that.
+func followAll(t *testing.T, toml string, err error) {
+	t.Helper()
+	all, _ := errors.AsType[Errors](err)
+	for _, e := range all {
+		suggested, found := strings.CutPrefix(e.Suggestion, "write ")
+		switch {
+		case !found:
+		case strings.Contains(suggested, ` = "`):
+			follow(t, toml, e, suggested)
+		default:
+			line, start := []rune(strings.Split(toml, "\n")[e.Line-1]), e.Column-1
+			end := start + strings.Count(e.mark, "^")
+			for _, text := range quoted.FindAllString(suggested, -1) {
+				follow(t, toml, e, string(line[:start])+text+string(line[end:]))
+			}
+		}
+	}
+}
+
+// follow puts another line in place of one with an error.
+func follow(t *testing.T, toml string, e *Error, line string) {
+	t.Helper()
+	lines := strings.Split(toml, "\n")
+	lines[e.Line-1] = line
+	_, err := Parse(strings.NewReader(strings.Join(lines, "\n")), "config.toml")
+	left, _ := errors.AsType[Errors](err)
+	if slices.ContainsFunc(left, func(l *Error) bool { return l.Line == e.Line && l.Column == e.Column }) {
+		t.Errorf("%s\nis no better than before:\n%v", line, err)
+	}
 }

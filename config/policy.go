@@ -57,20 +57,25 @@ func parsePortRange(s string) (firewall.PortRange, error) {
 	if err == nil {
 		return ports, nil
 	}
-	first, last, _ := strings.Cut(s, "-")
-	if turned, err := firewall.ParsePortRange(last + "-" + first); err == nil {
+	if turned, ok := turnedRange(s); ok {
 		return ports, problem{fmt.Sprintf("the range %q runs backwards", s), write(turned.String())}
 	}
 	return ports, problem{err.Error(), ""}
 }
 
+// turnedRange reads a range whose last port comes first.
+func turnedRange(s string) (firewall.PortRange, bool) {
+	last, first, _ := strings.Cut(s, "-")
+	ports, err := firewall.ParsePortRange(first + "-" + last)
+	return ports, err == nil
+}
+
 // parseNetwork reads an address or a network of either family.
 func parseNetwork(s string) (netip.Prefix, error) {
-	n, err := netip.ParsePrefix(s)
-	if address, errAddress := netip.ParseAddr(s); errAddress == nil && address.Zone() == "" {
-		n, err = netip.PrefixFrom(address, address.BitLen()), nil
-	}
+	n, err := readNetwork(s)
 	switch {
+	case err != nil && isName(s):
+		return n, problem{fmt.Sprintf("%q is neither an address nor a network", s), cureName}
 	case err != nil:
 		return n, problem{fmt.Sprintf("%q is neither an address nor a network", s), `such as "192.0.2.7", "198.51.100.0/24" or "2001:db8::/48"`}
 	case n.Addr().Is4In6():
@@ -84,17 +89,40 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return n, nil
 }
 
+// readNetwork reads what parseNetwork then judges.
+func readNetwork(s string) (netip.Prefix, error) {
+	if address, err := netip.ParseAddr(s); err == nil && address.Zone() == "" {
+		return netip.PrefixFrom(address, address.BitLen()), nil
+	}
+	return netip.ParsePrefix(s)
+}
+
+const cureName = "names are not looked up: write addresses"
+
+// isName holds for what is no address and may be the name of a host.
+func isName(s string) bool { return isHost(s) && strings.ContainsFunc(s, unicode.IsLetter) }
+
 // writeAs4 suggests the IPv4 form of an IPv4-mapped network, where it has one.
 func writeAs4(n netip.Prefix) string {
-	const mappedBits = 96 // ::ffff:0:0/96, RFC 4291 section 2.5.5.2
-	as4 := netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-mappedBits).Masked()
-	switch {
-	case n.Bits() <= mappedBits:
+	as4 := unmap(n)
+	if as4.Bits() <= 0 {
 		return ""
-	case as4.IsSingleIP():
-		return write(as4.Addr().String())
 	}
-	return write(as4.String())
+	return write(networkText(as4.Masked()))
+}
+
+// unmap gives an IPv4-mapped network its IPv4 form; it is not valid where the
+// network is larger than IPv4.
+func unmap(n netip.Prefix) netip.Prefix {
+	const mappedBits = 96 // ::ffff:0:0/96, RFC 4291 section 2.5.5.2
+	return netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-mappedBits)
+}
+
+func networkText(n netip.Prefix) string {
+	if n.IsSingleIP() {
+		return n.Addr().String()
+	}
+	return n.String()
 }
 
 // maxInterfaceName is IFNAMSIZ of linux/if.h without the final zero, in bytes.

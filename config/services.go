@@ -67,15 +67,18 @@ func readService(s, word string) (firewall.Service, error) {
 func readPorts(s string) (firewall.Service, error) {
 	ports, protocol, found := strings.Cut(s, "/")
 	switch {
+	case strings.Contains(strings.ToLower(s), "icmp"):
+		return firewall.Service{}, problem{"ICMP has no ports", "leave it out: the ICMP that a host needs passes anyway"}
 	case !found:
 		return firewall.Service{}, problem{"it has no protocol", ""}
-	case strings.HasPrefix(strings.ToLower(protocol), "icmp"):
-		return firewall.Service{}, problem{"ICMP has no ports", "leave it out: the ICMP that a host needs passes anyway"}
 	case protocol != "tcp" && protocol != "udp":
 		return firewall.Service{}, problem{fmt.Sprintf("%q is neither tcp nor udp", protocol), ""}
 	}
 	r, err := parsePortRange(ports)
-	return firewall.Service{Protocol: protocol, Ports: r}, err
+	if err != nil {
+		return firewall.Service{}, problem{err.Error(), ""} // what it suggests is not a whole entry
+	}
+	return firewall.Service{Protocol: protocol, Ports: r}, nil
 }
 
 // readPeers reads addresses and networks with commas between them.
@@ -88,7 +91,7 @@ func readPeers(s, word string) (ipranges.List, error) {
 		case peer == "any", n.IsValid() && n.Bits() == 0:
 			return ipranges.List{}, problem{fmt.Sprintf("%q is every address", peer), leaveOut(word)}
 		case err != nil:
-			return ipranges.List{}, err
+			return ipranges.List{}, problem{err.Error(), curePeers(peer, word)}
 		}
 		networks = append(networks, n)
 	}
@@ -101,6 +104,14 @@ func readPeers(s, word string) (ipranges.List, error) {
 	return peers, nil
 }
 
+// curePeers is for peers that meantService can make nothing of.
+func curePeers(peer, word string) string {
+	if isName(peer) {
+		return cureName
+	}
+	return fmt.Sprintf(`such as "22/tcp %s 192.0.2.7, 2001:db8::/48"`, word)
+}
+
 func leaveOut(word string) string {
 	if word == outboundWord {
 		return `leave out "to ..." where everywhere is meant`
@@ -111,7 +122,20 @@ func leaveOut(word string) string {
 // meantService suggests what to write instead of an entry that is wrong in its
 // form and yet plain in its sense, such as "SSH", "tcp/22" or "22".
 func meantService(s, word string) string {
-	ports, peers := cutPeers(strings.ToLower(s), word)
+	networks, addresses := meantEntries(s, word, meantNetwork), meantEntries(s, word, meantAddress)
+	switch networks {
+	case "":
+		return ""
+	case addresses:
+		return "write " + networks
+	}
+	return "write " + networks + ", or " + addresses + " for single addresses"
+}
+
+// meantEntries quotes the right entries, one for each protocol. There are none
+// where the sense is not plain.
+func meantEntries(s, word string, meantPeer func(string) string) string {
+	ports, peers := cutPeers(strings.ToLower(s), word, meantPeer)
 	port, protocols := "", []string(nil)
 	for _, part := range strings.FieldsFunc(ports, isSeparator) {
 		switch {
@@ -120,30 +144,63 @@ func meantService(s, word string) string {
 		case port != "":
 			return "" // several ports, or something else altogether
 		default:
-			port = cmp.Or(wellKnown(part), strings.Replace(part, ":", "-", 1)) // iptables writes ranges as 1:9
+			port = meantPorts(part)
 		}
 	}
 	if protocols == nil {
 		protocols = usualProtocols(port)
 	}
-	return writeServices(port, protocols, peers, word)
+	return quoteServices(port, protocols, peers, word)
+}
+
+func meantPorts(s string) string {
+	ports := cmp.Or(wellKnown(s), strings.Replace(s, ":", "-", 1)) // iptables writes ranges as 1:9
+	if turned, ok := turnedRange(ports); ok {
+		return turned.String()
+	}
+	return ports
+}
+
+// meantNetwork clears the bits beyond a network's length, and writes IPv4 as IPv4.
+func meantNetwork(s string) string {
+	n, err := readNetwork(s)
+	if n.Addr().Is4In6() {
+		n = unmap(n)
+	}
+	if err != nil || !n.IsValid() {
+		return s
+	}
+	return networkText(n.Masked())
+}
+
+// meantAddress takes a network with such bits for the one address.
+func meantAddress(s string) string {
+	address, _, _ := strings.Cut(s, "/")
+	if n, err := readNetwork(s); err == nil && n != n.Masked() {
+		return meantNetwork(address)
+	}
+	return meantNetwork(s)
 }
 
 func isSeparator(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/|+,", r) }
 
-// cutPeers splits an entry at either word, and gives the networks the right one.
-func cutPeers(s, word string) (ports, peers string) {
+// cutPeers splits an entry at either word, and gives the networks the right
+// one and the right form.
+func cutPeers(s, word string, meantPeer func(string) string) (ports, peers string) {
 	for _, w := range []string{inboundWord, outboundWord} {
 		if ports, list, found := strings.Cut(s, " "+w+" "); found {
 			networks := strings.FieldsFunc(list, func(r rune) bool { return unicode.IsSpace(r) || r == ',' })
+			for i, n := range networks {
+				networks[i] = meantPeer(n)
+			}
 			return ports, " " + word + " " + strings.Join(networks, ",")
 		}
 	}
 	return s, ""
 }
 
-// writeServices suggests entries, if they are right.
-func writeServices(port string, protocols []string, peers, word string) string {
+// quoteServices quotes entries, if they are right.
+func quoteServices(port string, protocols []string, peers, word string) string {
 	var entries []string
 	for _, protocol := range protocols {
 		entry := port + "/" + protocol + peers
@@ -152,7 +209,7 @@ func writeServices(port string, protocols []string, peers, word string) string {
 		}
 		entries = append(entries, strconv.Quote(entry))
 	}
-	return "write " + strings.Join(entries, ", ")
+	return strings.Join(entries, ", ")
 }
 
 // wellKnown returns the port of a service that is likely to be named.

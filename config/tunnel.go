@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -48,7 +49,7 @@ func (d *document) ready(v *value, to *Ready) {
 	case v.emptyArray():
 		d.fail(v.span, problem{v.key + " is empty", `write "off" to ask nobody, or "auto"`})
 	case v != nil && v.kind == unstable.Array:
-		setAll(d, v, &to.Addresses, text(parseReadyAddress))
+		setAll(d, v, &to.Addresses, text(parseReadyItem))
 		to.Addresses = slices.Compact(slices.Sorted(slices.Values(to.Addresses)))
 	default:
 		set(d, v, to, text(parseReady))
@@ -65,19 +66,30 @@ func parseReady(s string) (Ready, error) {
 	if word := closest(s, []string{"auto", "off"}); word != "" {
 		return Ready{}, problem{fmt.Sprintf("unknown word %q", s), meant(word)}
 	}
-	address, err := parseReadyAddress(s)
+	address, err := parseReadyAddress(s, `write "auto", "off" or "127.0.0.1:20241"`)
 	return Ready{Addresses: []string{address}}, err
 }
 
-// parseReadyAddress reads "127.0.0.1:20241" or "cloudflared.internal:20241".
-func parseReadyAddress(s string) (string, error) {
+// parseReadyItem reads one of several addresses.
+func parseReadyItem(s string) (string, error) {
+	if s == "auto" || s == "off" {
+		return "", problem{fmt.Sprintf("%q stands alone, without brackets", s), "write ready = " + strconv.Quote(s)}
+	}
+	return parseReadyAddress(s, `such as "127.0.0.1:20241"`)
+}
+
+// parseReadyAddress reads "127.0.0.1:20241" or "cloudflared.internal:20241";
+// example is what it suggests where it cannot guess the address.
+func parseReadyAddress(s, example string) (string, error) {
 	address, ok := readyAddress(s)
 	if !ok {
-		return "", problem{fmt.Sprintf("%q is not an address with a port", s), cureReady(s)}
+		return "", problem{fmt.Sprintf("%q is not an address with a port", s), cmp.Or(cureReady(s), example)}
 	}
 	return address, nil
 }
 
+// readyAddress reports whether an address can be asked, and writes its port
+// without leading zeros.
 func readyAddress(s string) (string, bool) {
 	host, port, err := net.SplitHostPort(s)
 	number, errPort := strconv.ParseUint(port, 10, 16)
@@ -111,7 +123,7 @@ func cureReady(s string) string {
 			return write(address)
 		}
 	}
-	return `such as "127.0.0.1:20241"`
+	return ""
 }
 
 // parseUser reads the name or the number of a user; empty means every user. A

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -57,12 +58,25 @@ func setAll[T any](d *document, v *value, target *[]T, parse func(value) (T, err
 // text makes a reader of values of one that wants text.
 func text[T any](parse func(string) (T, error)) func(value) (T, error) {
 	return func(v value) (T, error) {
+		got, err := parse(v.text)
 		if v.kind != unstable.String {
 			var none T
-			return none, problem{v.key + " takes text", "put it in quotes"}
+			return none, problem{v.key + " takes text", cureText(v, err)}
 		}
-		return parse(v.text)
+		return got, err
 	}
+}
+
+// cureText suggests quotes only where err, about the value as text, is nil.
+func cureText(v value, err error) string {
+	p, wrong := errors.AsType[problem](err)
+	switch {
+	case wrong:
+		return p.suggestion
+	case v.text == "": // an array or a table
+		return ""
+	}
+	return "put it in quotes"
 }
 
 func parseBool(v value) (bool, error) {
@@ -82,9 +96,15 @@ func oneOf[T ~string](what string, known ...T) func(string) (T, error) {
 		for _, k := range known {
 			words, quoted = append(words, string(k)), append(quoted, strconv.Quote(string(k)))
 		}
-		cure := cmp.Or(meant(closest(s, words)), "write "+strings.Join(quoted, " or "))
+		cure := cmp.Or(meant(closest(s, words)), "write "+alternatives(quoted))
 		return "", problem{fmt.Sprintf("unknown %s %q", what, s), cure}
 	}
+}
+
+// alternatives joins two words or more.
+func alternatives(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // parseDrop reads a policy: whether what no entry names is dropped.
@@ -152,7 +172,7 @@ func parseListen(s string) (string, error) {
 	case host == "":
 		return "", problem{fmt.Sprintf("%q would serve the metrics to every network", s), write("127.0.0.1" + s)}
 	case errHost != nil && host != "localhost":
-		return "", problem{fmt.Sprintf("%q is not an address", host), `such as "127.0.0.1" or "::1"`}
+		return "", problem{fmt.Sprintf("%q is not an address", host), fmt.Sprintf("such as %q or %q", "127.0.0.1:"+port, "[::1]:"+port)}
 	}
 	return s, nil
 }
@@ -172,11 +192,11 @@ func parseTextfile(s string) (string, error) {
 
 func parseLevel(s string) (slog.Level, error) {
 	var level slog.Level
-	known := []string{"debug", "info", "warn", "error"}
-	if !slices.Contains(known, s) {
-		return level, problem{fmt.Sprintf(`level %q is none of "debug", "info", "warn" and "error"`, s), meant(closest(s, known))}
+	word, err := oneOf("level", "debug", "info", "warn", "error")(s)
+	if err != nil {
+		return level, err
 	}
-	return level, level.UnmarshalText([]byte(s))
+	return level, level.UnmarshalText([]byte(word))
 }
 
 // write is the suggestion to write something else.

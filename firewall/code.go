@@ -60,9 +60,12 @@ const (
 	ConntrackDirection ConntrackKey = 1 // one byte: 0 as the connection began, 1 the answers
 )
 
-// stateRelated is the bit of packets that belong to another connection: ICMP
-// errors, and what helpers expect (NF_CT_STATE_BIT of IP_CT_RELATED).
-const stateRelated = 4
+// The bits of states (NF_CT_STATE_BIT). Related is what belongs to another
+// connection: ICMP errors, and what helpers expect.
+const (
+	stateEstablished = 2
+	stateRelated     = 4
+)
 
 // Into loads into another register than the first, counted in words of four
 // bytes from it: so a key is put together from several values.

@@ -37,8 +37,10 @@ func (b builder) egress() Chain {
 	add("answers", answering(), accept())
 	add("errors, and what helpers expect", related(), accept())
 	// A reject would reset connections that came in before they were tracked,
-	// SSH among them: for those the packets from here are no answers.
+	// SSH among them: for those the packets from here are no answers. The same
+	// holds for UDP, WireGuard for instance.
 	add("connections that are open already", match{notOpening().text, append(tcp.is(), notOpening().code...)}, accept())
+	add("conversations that are open already", match{"meta l4proto udp", udp.is()}, established(), accept())
 	c.Rules = append(c.Rules, b.everyHostNeeds(68, 67, 546, 547)...)
 	add("time", udp.toPorts([]uint16{123}), accept())
 	for _, f := range b.families() {

@@ -24,6 +24,9 @@ func (b builder) inbound() Chain {
 	for _, ports := range tcp.matches(b.host.Ephemeral) {
 		add("connections from here that are older than their tracking", ports, notOpening(), accept())
 	}
+	for _, ports := range udp.matches(b.host.Ephemeral) {
+		add("conversations from here that are older than their tracking", ports, established(), accept())
+	}
 	c.Rules = append(c.Rules, b.everyHostNeeds(67, 68, 547, 546)...)
 	for _, ports := range slices.Concat(tcp.matches(b.policy.TCP), udp.matches(b.policy.UDP)) {
 		add("guarded: who may not reach it was dropped before", ports, accept())
@@ -43,7 +46,7 @@ func (b builder) everyHostNeeds(from4, to4, from6, to6 uint16) []Rule {
 	rules := []Rule{
 		rule("ICMP that every host needs", b.needed(icmp4), accept()),
 		rule("DHCP", b.fromTo(ipv4, from4, to4), accept()),
-		rule("who listens to a group", b.toNetwork(multicast), igmp(), accept()),
+		rule("who listens to a group", igmp(), b.toNetwork(multicast), accept()),
 	}
 	if b.host.IPv6 {
 		rules = append(rules,

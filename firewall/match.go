@@ -280,6 +280,16 @@ func beginning() match {
 	return match{"ct direction original", []Expr{Conntrack{ConntrackDirection}, Equal{Data: "\x00"}}}
 }
 
+// established matches what belongs to a conversation in which both sides have
+// spoken, whoever was first.
+func established() match {
+	return match{"ct state established", []Expr{
+		Conntrack{ConntrackState},
+		And{native32(stateEstablished)},
+		Equal{Not: true, Data: native32(0)},
+	}}
+}
+
 // related matches errors about a known connection, and connections that a
 // helper expects for another.
 func related() match {

@@ -114,7 +114,10 @@ func (t *tracer) chain(c Chain) {
 			t.chain(next)
 			return
 		}
-		t.decision.Verdict, t.decision.Chain, t.decision.Rule = verdict.Kind, c.Name, r
+		// A later chain that only waves through what guard admitted decides nothing.
+		if verdict.Kind == Drop || !t.decision.Guarded || c.Hook == (Hook{}) {
+			t.decision.Verdict, t.decision.Chain, t.decision.Rule = verdict.Kind, c.Name, r
+		}
 		return
 	}
 }
@@ -233,14 +236,14 @@ func (p Packet) meta(key MetaKey) (string, bool) {
 }
 
 func (p Packet) conntrack(key ConntrackKey) (string, bool) {
-	const established, isNew = 2, 8
+	const isNew = 8
 	switch {
 	case key == ConntrackDirection && p.Answer:
 		return "\x01", true
 	case key == ConntrackDirection:
 		return "\x00", true
 	case key == ConntrackState && p.Answer:
-		return native32(established), true
+		return native32(stateEstablished), true
 	case key == ConntrackState:
 		return native32(isNew), true
 	default:

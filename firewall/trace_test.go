@@ -4,8 +4,12 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/internal/cases"
 )
 
 func TestDecide(t *testing.T) {
@@ -139,3 +143,17 @@ func TestDecideIsUncertain(t *testing.T) {
 
 // source loads an IPv4 source address.
 var source = firewall.Payload{Base: firewall.NetworkHeader, Offset: 12, Len: 4}
+
+// TestDecideIsCertain follows packets through every ruleset that Build makes:
+// what is refused, cut or explained depends on it.
+func TestDecideIsCertain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := cases.Situations(time.Now()).Draw(t, "situation")
+		r := build(t, s)
+		for _, p := range cases.Packets(s.Host.IPv6) {
+			if d := r.Decide(p); !d.Certain {
+				t.Fatalf("%+v: %+v\n%s", p, d, r)
+			}
+		}
+	})
+}

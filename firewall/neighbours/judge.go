@@ -80,6 +80,9 @@ func merge(findings []Finding, f Finding) []Finding {
 	for i, g := range findings {
 		if g.Table == f.Table && g.Chain == f.Chain && g.Handle == f.Handle && g.Answers == f.Answers && g.Effect == f.Effect {
 			findings[i].Traffic = append(g.Traffic, f.Traffic...)
+			if !strings.Contains(g.Cure, f.Cure) {
+				findings[i].Cure = g.Cure + "; " + f.Cure
+			}
 			return findings
 		}
 	}

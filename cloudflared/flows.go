@@ -86,6 +86,8 @@ func attribute(tracked []kernel.Flow) ([]Flow, error) {
 			f.Process, f.Forwarded = fmt.Sprintf("container or host %s", t.Source.Addr()), true
 		} else if i := slices.IndexFunc(listeners, func(l kernel.Listener) bool { return sends(l, t.Source) }); i >= 0 {
 			f.UID, f.inode = &listeners[i].UID, listeners[i].Inode
+		} else if err == nil {
+			continue // its socket is closed, and the kernel will forget the flow
 		}
 		flows = append(flows, f)
 	}

@@ -26,9 +26,12 @@ type Instance struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// DefaultAddresses are those of which cloudflared takes the first that is free
+// DefaultAddresses is in words where cloudflared listens unless told otherwise.
+const DefaultAddresses = "127.0.0.1:20241 to 20245"
+
+// defaultAddresses are those of which cloudflared takes the first that is free
 // (metrics/metrics.go in its source).
-func DefaultAddresses() []string {
+func defaultAddresses() []string {
 	var all []string
 	for port := 20241; port <= 20245; port++ {
 		all = append(all, fmt.Sprintf("127.0.0.1:%d", port))
@@ -38,7 +41,7 @@ func DefaultAddresses() []string {
 
 // Find asks at the default addresses. What is not cloudflared is left out.
 func Find(ctx context.Context) []Instance {
-	return slices.DeleteFunc(Ask(ctx, DefaultAddresses()), func(i Instance) bool { return i.Problem != "" })
+	return slices.DeleteFunc(Ask(ctx, defaultAddresses()), func(i Instance) bool { return i.Problem != "" })
 }
 
 const (

@@ -30,17 +30,17 @@ func TestCheck(t *testing.T) {
 				return firewall.Host{IPv6: true, Ephemeral: []firewall.PortRange{{First: 32768, Last: 60999}}}, nil
 			}
 			writeFile(t, e.paths.Config, test.config)
-			c, remarks, err := e.Check(t.Context(), Order{}, false)
+			checked, err := e.Check(t.Context(), Order{}, false)
 			switch {
 			case test.refused != "" && (err == nil || !strings.Contains(err.Error(), test.refused)):
 				t.Errorf("the error is %v, want one with %q", err, test.refused)
 			case test.refused == "" && err != nil:
 				t.Errorf("the error is %v", err)
-			case test.refused == "" && firewall.JoinPorts(c.Policy.TCP) != test.policy:
-				t.Errorf("guarded are %s, want %s", firewall.JoinPorts(c.Policy.TCP), test.policy)
+			case test.refused == "" && firewall.JoinPorts(checked.Config.Policy.TCP) != test.policy:
+				t.Errorf("guarded are %s, want %s", firewall.JoinPorts(checked.Config.Policy.TCP), test.policy)
 			}
 			var texts []string
-			for _, r := range remarks {
+			for _, r := range checked.Problems {
 				texts = append(texts, r.Text)
 			}
 			if got := strings.Join(texts, "\n"); (test.remark == "") != (got == "") || !strings.Contains(got, test.remark) {

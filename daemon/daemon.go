@@ -269,6 +269,7 @@ func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.listenMetrics(ctx)
 	report, err := d.engine.Pass(ctx)
+	report.Forced = d.engine.state.forced
 	d.passed(report, err)
 	d.scheduleFetch()
 	if !reflect.DeepEqual(source, d.engine.config.Ranges.Source) {

@@ -154,59 +154,65 @@ func (e *Engine) LoadConfig(ctx context.Context, o Order) error {
 	if err != nil {
 		return err
 	}
-	if err := e.refused(ctx, c, o); err != nil {
-		return err
-	}
-	e.config, e.configText, e.configProblems = c, text, nil
-	return nil
-}
-
-// refused says why a config is not put in force.
-func (e *Engine) refused(ctx context.Context, c config.Config, o Order) error {
-	if err := e.conflict(ctx, c.Policy, o); err != nil || o.Force {
-		return err
-	}
-	return e.tunnelReady(ctx, c)
-}
-
-// conflict refuses a policy that does not go with this host. Force is about SSH
-// alone: without a rule that tells replies apart there is no ruleset to make.
-func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) error {
-	host, err := e.facts(p)
+	forced, err := e.refused(ctx, c, o)
 	if err != nil {
 		return err
 	}
+	e.config, e.configText, e.configProblems = c, text, nil
+	e.keepForced(forced)
+	return nil
+}
+
+// refused says why a config is not put in force, or what of SSH it closes by
+// force.
+func (e *Engine) refused(ctx context.Context, c config.Config, o Order) ([]lockout, error) {
+	lockouts, err := e.conflict(ctx, c.Policy, o)
+	switch {
+	case err != nil:
+		return nil, err
+	case o.Force:
+		return lockouts, nil
+	case len(lockouts) > 0:
+		return nil, lockouts[0].refusal()
+	}
+	return nil, e.tunnelReady(ctx, c)
+}
+
+// conflict refuses a policy that cannot be in force on this host, and lists what
+// it closes of SSH. Force is about that alone: without a rule that tells replies
+// apart there is no ruleset to make.
+func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lockout, error) {
+	host, err := e.facts(p)
+	if err != nil {
+		return nil, err
+	}
 	if err := unknownUser(p, host); err != nil {
-		return err
+		return nil, err
 	}
 	if risky := firewall.AtRisk(p.UDP, host); len(risky) > 0 {
-		return fmt.Errorf("[web] udp %s: %w", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP)
+		return nil, fmt.Errorf("[web] udp %s: %w", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP)
 	}
 	lockouts, err := e.lockouts(ctx, p, host, o.Session)
-	switch {
-	case o.Force:
-		return nil
-	case err != nil:
-		return err
-	case len(lockouts) > 0:
-		return lockouts[0].refusal()
+	if o.Force {
+		err = nil
 	}
-	return nil
+	return lockouts, err
 }
 
 // LoadConfigOrFallback is LoadConfig for the start of the daemon, which never
 // goes without a policy: instead of an invalid file it takes the last one that
-// worked, else the default; and it leaves a port open where SSH listens. A
-// tunnel cannot be up yet: closed is safe.
+// worked, else the default; and it leaves a port open where SSH listens, unless
+// --force has closed it. A tunnel cannot be up yet: closed is safe.
 func (e *Engine) LoadConfigOrFallback() {
 	ctx := context.Background() // what is asked of the kernel has a time limit of its own
 	c, text, err := e.readConfig()
 	if err == nil {
-		err = e.conflict(ctx, c.Policy, Order{})
-	}
-	if err == nil {
-		e.config, e.configText, e.configProblems = c, text, nil
-		return
+		var lockouts []lockout
+		if lockouts, err = e.conflict(ctx, c.Policy, Order{}); err == nil {
+			e.config, e.configText, e.configProblems = c, text, nil
+			e.leaveOpen(e.state.unforced(lockouts))
+			return
+		}
 	}
 	e.log.Error("the config is refused", "error", err)
 	fallback, what := e.lastConfig()
@@ -214,12 +220,25 @@ func (e *Engine) LoadConfigOrFallback() {
 		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText = fallback, nil
-	if host, err := e.facts(e.config.Policy); err == nil {
-		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, sshd.Session{}) // an error is what the config was refused for
-		e.config.Policy = leavingOpen(e.config.Policy, lockouts)
-	}
 	e.configProblems = []Problem{{"config-refused", Degraded,
 		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
+	if host, err := e.facts(e.config.Policy); err == nil {
+		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, sshd.Session{}) // an error is what the config was refused for
+		e.leaveOpen(e.state.unforced(lockouts))
+	}
+}
+
+// leaveOpen has the policy leave open what it would close of SSH.
+func (e *Engine) leaveOpen(lockouts []lockout) {
+	if len(lockouts) == 0 {
+		return
+	}
+	e.config.Policy, e.configText = leavingOpen(e.config.Policy, lockouts), nil
+	for _, l := range lockouts {
+		e.log.Error("a port is left open for SSH, though the config would close it", "port", l.port, "error", l.refusal())
+		e.configProblems = append(e.configProblems, Problem{"ssh-left-open", Degraded,
+			fmt.Sprintf("the config is in force, but port %d/tcp is left open for SSH: %s", l.port, l.refusal()), l.cure() + ", then: cfwall reload"})
+	}
 }
 
 func (e *Engine) lastConfig() (config.Config, string) {
@@ -274,6 +293,7 @@ type Report struct {
 	Generation   uint32   `json:"generation"`   // of the kernel's ruleset, as last read
 	Off          bool     `json:"off"`          // `cfwall off` holds: every port is open
 	Cut          int      `json:"cut"`          // live connections that the change has ended
+	Forced       []Forced `json:"forced,omitempty"`
 
 	before *firewall.Ruleset // what the pass found, nil: no table
 	after  firewall.Ruleset

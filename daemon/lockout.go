@@ -79,7 +79,7 @@ func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Hos
 // drops reports whether a ruleset drops what comes in over a connection.
 func (e *Engine) drops(r firewall.Ruleset, local, remote netip.AddrPort) bool {
 	p := firewall.Packet{Source: remote.Addr(), SourcePort: remote.Port(), Protocol: "tcp", Port: local.Port(), Opening: true}
-	if d := r.Decide(p); d.Verdict != firewall.Drop || !d.Certain {
+	if r.Decide(p).Verdict != firewall.Drop {
 		return false
 	}
 	route, _ := e.routeTo(remote.Addr())
@@ -153,4 +153,37 @@ func leavingOpen(p firewall.Policy, lockouts []lockout) firewall.Policy {
 		p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "tcp", Ports: port})
 	}
 	return p
+}
+
+// Forced is a way in by SSH that `cfwall apply --force` has closed.
+type Forced struct {
+	Port uint16 `json:"port"`
+	Why  string `json:"why"` // it was refused before
+}
+
+// keepForced writes down what was closed by force, so that a restart does not
+// open it again. An order without force forgets it.
+func (e *Engine) keepForced(lockouts []lockout) {
+	e.state.forced = nil
+	for _, l := range lockouts {
+		e.state.forced = append(e.state.forced, Forced{l.port, l.refusal().Error()})
+	}
+	if err := saveJSON(e.paths.forced(), e.state.forced); err != nil {
+		e.log.Warn("what was closed by force could not be written down: a restart leaves it open", "error", err)
+	}
+}
+
+// unforced leaves out what was closed by force.
+func (s state) unforced(lockouts []lockout) []lockout {
+	return slices.DeleteFunc(slices.Clone(lockouts), func(l lockout) bool {
+		return slices.ContainsFunc(s.forced, func(f Forced) bool { return f.Port == l.port })
+	})
+}
+
+func (s state) forcedProblems() []Problem {
+	var problems []Problem
+	for _, f := range s.forced {
+		problems = append(problems, Problem{"ssh-closed", Warning, "closed by --force: " + f.Why, "open it in the config, and: cfwall reload"})
+	}
+	return problems
 }

@@ -236,7 +236,7 @@ func refusals(t *testing.T, e *Engine, table *fakeTable, own sshd.Session) map[s
 	t.Helper()
 	o := Order{Session: own}
 	d := &Daemon{engine: e, opts: Options{Log: e.log, Level: &slog.LevelVar{}}}
-	_, _, check := e.Check(t.Context(), o, false)
+	_, check := e.Check(t.Context(), o, false)
 	plan, err := e.Plan(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -342,41 +342,6 @@ func TestLockoutIsNotSeenWhereThereIsNone(t *testing.T) {
 	})
 }
 
-// --force holds for one command.
-func TestLockoutByForce(t *testing.T) {
-	for _, c := range []trap{guardedTraps[3], inboundTraps[0], sessionTraps[0]} {
-		t.Run(c.name, func(t *testing.T) {
-			e, table, _ := newTestEngine(t)
-			e.table = modeTable{table}
-			own := surround(t, e, c.ssh)
-			writeFile(t, e.paths.Config, c.wish.text())
-			if _, _, err := e.Check(t.Context(), Order{Force: true, Session: own}, false); err != nil {
-				t.Errorf("check --force: %v", err)
-			}
-			if _, err := e.Apply(t.Context(), Order{Force: true, Session: own}); err != nil {
-				t.Fatalf("apply --force: %v", err)
-			}
-			if table.admits("198.51.100.7", c.port) {
-				t.Errorf("port %d is open", c.port)
-			}
-			before := table.applied
-			_, err := e.Apply(t.Context(), Order{Session: own})
-			expectRefusal(t, "the next", err, c.port, "")
-			if table.applied != before || table.admits("198.51.100.7", c.port) {
-				t.Error("the refused one has changed the table")
-			}
-			if own.Remote.IsValid() {
-				return // at a start nobody gives a command
-			}
-			again := *e // a daemon starts, and nobody forces it
-			again.LoadConfigOrFallback()
-			if _, err := again.Pass(t.Context()); err != nil || !table.admits("198.51.100.7", c.port) {
-				t.Errorf("after a restart port %d is closed (%v)", c.port, err)
-			}
-		})
-	}
-}
-
 // The session is that of the command, not that of the daemon.
 func TestLockoutOverTheControlSocket(t *testing.T) {
 	for _, c := range []trap{guardedTraps[3], guardedTraps[12], inboundTraps[3], sessionTraps[0], sessionTraps[3]} {
@@ -433,7 +398,7 @@ func TestLockoutAtTheStart(t *testing.T) {
 			s, err := e.Status(t.Context())
 			text := fmt.Sprintf("port %d ", c.port)
 			if err != nil || s.Verdict != VerdictDegraded || !slices.ContainsFunc(s.Problems, func(p Problem) bool {
-				return p.Code == "config-refused" && strings.Contains(p.Text, text)
+				return p.Code == "ssh-left-open" && strings.Contains(p.Text, text)
 			}) {
 				t.Errorf("status does not say it: %s %v, %v", s.Verdict, s.Problems, err)
 			}

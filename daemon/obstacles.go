@@ -38,6 +38,33 @@ func (s surroundings) obstacles(ctx context.Context, c config.Config, flows []cl
 	return append(problems, deniedBySystemd("", edgeOf(c))...)
 }
 
+// ownObstacles finds what the config's own [tunnel] refuses of a cloudflared that
+// runs here.
+func (s surroundings) ownObstacles(c config.Config, flows []cloudflared.Flow) []Problem {
+	p := c.Policy
+	if !p.Outbound.Drop {
+		return nil
+	}
+	refused := func(cure, format string, args ...any) []Problem {
+		return []Problem{{"tunnel-refused", Degraded, fmt.Sprintf(format, args...), cure}}
+	}
+	if id, err := s.user(p.Tunnel.User); p.Tunnel.User != "" && err == nil {
+		for _, process := range s.processes() {
+			if process.UID != id {
+				return refused(fmt.Sprintf("[tunnel] user = \"%d\", or leave it empty", process.UID),
+					"[tunnel] user is %s, but cloudflared (pid %d) runs as user %d: its tunnel is refused", p.Tunnel.User, process.PID, process.UID)
+			}
+		}
+	}
+	for _, f := range flows {
+		if _, known := p.Tunnel.Edge.Lookup(f.Remote.Addr()); p.Tunnel.Edge.Len() > 0 && !known && !f.Forwarded && f.Process == "cloudflared" {
+			return refused(`edge = "ranges", or the region of your tunnel`,
+				"[tunnel] edge is strict, and %s is none of the documented addresses of region %s: what cloudflared sends there is refused", f.Remote.Addr(), c.Tunnel.Region)
+		}
+	}
+	return nil
+}
+
 // tunnelTraffic gathers from which process, and by which way, the tunnel goes.
 func (s surroundings) tunnelTraffic(c config.Config, flows []cloudflared.Flow) (neighbours.Tunnel, error) {
 	host, err := s.host()
@@ -53,7 +80,7 @@ func (s surroundings) tunnelTraffic(c config.Config, flows []cloudflared.Flow) (
 	if found.Stub || found.File != "" && found.File != "/etc/resolv.conf" {
 		t.Resolvers = append(t.Resolvers, s.peers([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 53})})...)
 	}
-	if all := cloudflared.Processes("/"); len(all) > 0 && t.Container == nil {
+	if all := s.processes(); len(all) > 0 && t.Container == nil {
 		t.UID, t.Cgroups = &all[0].UID, cgroupIDs(all[0].Cgroup)
 	} else if id, err := s.user(c.Policy.Tunnel.User); err == nil {
 		t.UID = &id

@@ -83,7 +83,7 @@ func TestSurroundingsTunnelUser(t *testing.T) {
 		e, table, _ := newTestEngine(t)
 		e.user = lookup
 		writeFile(t, e.paths.Config, outbound("[tunnel]\nuser = \"nobody-of-this-name\"\n"))
-		_, _, check := e.Check(t.Context(), Order{}, false)
+		_, check := e.Check(t.Context(), Order{}, false)
 		_, apply := e.Apply(t.Context(), Order{})
 		_, force := e.Apply(t.Context(), Order{Force: true})
 		plan, err := e.Plan(t.Context(), Order{})
@@ -147,13 +147,13 @@ func TestSurroundingsResolvers(t *testing.T) {
 			e.self.Running, e.book.Current.From, e.book.CheckedAt = true, "api", time.Now()
 			e.resolvers = func() (resolvers.Found, error) { return c.found, c.err }
 			writeFile(t, e.paths.Config, outbound(""))
-			_, remarks, err := e.Check(t.Context(), Order{}, false)
+			checked, err := e.Check(t.Context(), Order{}, false)
 			_, apply := e.Apply(t.Context(), Order{})
 			s, status := e.Status(t.Context())
 			if err := errors.Join(err, apply, status); err != nil {
 				t.Fatal(err)
 			}
-			for what, all := range map[string][]Problem{"check": remarks, "status": s.Problems} {
+			for what, all := range map[string][]Problem{"check": checked.Problems, "status": s.Problems} {
 				if c.code == "" && len(all) > 0 || c.code != "" && !has(all, c.code, c.says) {
 					t.Errorf("%s: %v, want %q", what, all, c.code)
 				}
@@ -172,8 +172,8 @@ func TestSurroundingsResolvers(t *testing.T) {
 				t.Error("cloudflared's other resolver is closed")
 			}
 			writeFile(t, e.paths.Config, "[log]\nlevel = \"info\"\n")
-			if _, remarks, err := e.Check(t.Context(), Order{}, false); err != nil || len(remarks) > 0 {
-				t.Errorf("where nothing is closed: %v, %v", remarks, err)
+			if checked, err := e.Check(t.Context(), Order{}, false); err != nil || len(checked.Problems) > 0 {
+				t.Errorf("where nothing is closed: %v, %v", checked.Problems, err)
 			}
 		})
 	}
@@ -289,17 +289,17 @@ func TestObstaclesOfOtherTables(t *testing.T) {
 			if _, err := applyIn(t, s.Web, e, c.wish, Order{}); err != nil {
 				t.Fatal(err)
 			}
-			var remarks []Problem
+			var checked Checked
 			var st Status
 			var check, status error
 			s.Web.Do(func() {
-				_, remarks, check = e.Check(t.Context(), Order{}, false)
+				checked, check = e.Check(t.Context(), Order{}, false)
 				st, status = e.Status(t.Context())
 			})
 			if err := errors.Join(check, status); err != nil {
 				t.Fatal(err)
 			}
-			for what, all := range map[string][]Problem{"check": remarks, "status": st.Problems} {
+			for what, all := range map[string][]Problem{"check": checked.Problems, "status": st.Problems} {
 				if c.says == "" && (has(all, "tunnel-blocked", "") || has(all, "neighbours-unknown", "")) || c.says != "" && !has(all, "tunnel-blocked", c.says) {
 					t.Errorf("%s: %v, want %q", what, all, c.says)
 				}
@@ -314,8 +314,8 @@ func TestObstaclesOfOtherTables(t *testing.T) {
 func TestObstaclesThatAreNotKnown(t *testing.T) {
 	e, _, _ := newTunnelEngine(t, `"auto"`, 4)
 	e.neighbours = func(context.Context, func(neighbours.Ruleset)) error { return errDown }
-	_, remarks, err := e.Check(t.Context(), Order{}, false)
-	if err != nil || !has(remarks, "neighbours-unknown", errDown.Error()) {
-		t.Errorf("%v, %v", remarks, err)
+	checked, err := e.Check(t.Context(), Order{}, false)
+	if err != nil || !has(checked.Problems, "neighbours-unknown", errDown.Error()) {
+		t.Errorf("%v, %v", checked.Problems, err)
 	}
 }

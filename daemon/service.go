@@ -86,7 +86,7 @@ func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 			report.Cuts = cuts // apply goes on without knowing them, too
 		}
 	}
-	if err := planned.refused(ctx, c, o); err != nil {
+	if _, err := planned.refused(ctx, c, o); err != nil {
 		report.Refused, report.Hint = err.Error(), refusalOf(err).Hint
 	}
 	return report, nil
@@ -97,7 +97,9 @@ func (e *Engine) Apply(ctx context.Context, o Order) (Report, error) {
 	if err := e.LoadConfig(ctx, o); err != nil {
 		return Report{}, err
 	}
-	return e.Pass(ctx)
+	report, err := e.Pass(ctx)
+	report.Forced = e.state.forced
+	return report, err
 }
 
 // Ranges implements Service.

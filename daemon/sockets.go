@@ -13,7 +13,7 @@ import (
 // reachable says in words what the world can still reach: the listeners on
 // ports that no rule closes, but for those on loopback addresses.
 func reachable(p firewall.Policy, all []kernel.Listener, h firewall.Host) []string {
-	var open []string
+	open := []string{}
 	for _, l := range all {
 		port, guarded := l.Address.Port(), p.TCP
 		if l.Protocol == "udp" {

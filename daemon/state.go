@@ -13,10 +13,11 @@ import (
 	"github.com/cfwall/cfwall/internal/durable"
 )
 
-// state is what must survive a reboot besides the list: temporary entries and
-// whether an administrator has switched the firewall off.
+// state is what must survive a reboot besides the list: temporary entries, what
+// was closed by force, and whether an administrator has switched the firewall off.
 type state struct {
 	allowed []firewall.Temporary
+	forced  []Forced
 	off     Off
 }
 
@@ -31,7 +32,11 @@ func loadState(p Paths) (s state, err error) {
 	if errOff != nil {
 		s.off = Off{} // half of it would be worse than none: closed is safe
 	}
-	err = errors.Join(errAllow, errOff)
+	errForced := loadJSON(p.forced(), &s.forced)
+	if errForced != nil {
+		s.forced = nil // SSH is left open rather than closed for what cannot be read
+	}
+	err = errors.Join(errAllow, errOff, errForced)
 	latest := time.Now().Add(longestAllow)
 	for i, t := range s.allowed {
 		if t.Expires.After(latest) {

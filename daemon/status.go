@@ -288,6 +288,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "start it: cfwall run"})
 	}
 	problems = append(problems, e.ending.problems()...)
+	problems = append(problems, e.state.forcedProblems()...)
 	problems = append(problems, e.rangesProblems(now)...)
 	problems = append(problems, e.configProblems...)
 	return append(problems, e.storeProblems...)

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/user"
@@ -29,6 +28,7 @@ type surroundings struct {
 	destroy     func(kernel.Connection) error
 	ready       func(context.Context, config.Ready) []cloudflared.Instance
 	flows       func(context.Context) ([]cloudflared.Flow, error)
+	processes   func() []cloudflared.Process
 	probe       func(context.Context, []netip.Addr) []cloudflared.ProbeResult
 	neighbours  func(context.Context, func(neighbours.Ruleset)) error
 }
@@ -45,6 +45,7 @@ func theseSurroundings() surroundings {
 		destroy:     kernel.Destroy,
 		ready:       askReady,
 		flows:       cloudflared.Flows,
+		processes:   func() []cloudflared.Process { return cloudflared.Processes("/") },
 		probe:       cloudflared.Probe,
 		neighbours:  kernel.New().Neighbours,
 	}
@@ -107,7 +108,7 @@ func (e *Engine) outboundProblems(h firewall.Host) []Problem {
 			`name them in [outbound] allow: "53/udp to ADDRESS", "53/tcp to ADDRESS"`})
 	default:
 		problems = append(problems, Problem{"no-resolvers", Degraded,
-			fmt.Sprintf("no DNS server is known, so none can be reached: %v", errors.Join(err)),
+			fmt.Sprintf("no DNS server is known, so none can be reached: %v", err),
 			"put nameserver lines into /etc/resolv.conf; they are followed as they change"})
 	}
 	return problems

@@ -223,7 +223,7 @@ func TestLockoutOnARealHost(t *testing.T) {
 				session = dial(t, s.Client, sameFamily(c.caller, c.to), c.to)
 			}
 			var check error
-			s.Web.Do(func() { _, _, check = e.Check(t.Context(), Order{}, false) })
+			s.Web.Do(func() { _, check = e.Check(t.Context(), Order{}, false) })
 			r, apply := applyIn(t, s.Web, e, c.wish, Order{})
 			for way, err := range map[string]error{"check": check, "apply": apply} {
 				if c.port != 0 {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/cfwall/cfwall/cloudflared"
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
 )
 
@@ -40,12 +42,17 @@ func (s surroundings) lookAtTunnel(ctx context.Context, c config.Config, probe b
 	flows, err := s.flows(ctx)
 	t.Flows = append(t.Flows, flows...)
 	var problems []Problem
-	if err != nil {
+	switch {
+	case errors.Is(err, kernel.ErrPermission):
+		return t, append(problems, Problem{"not-root", Warning, "the tunnel's flows and the tables of other programs were not looked at: only root may", "run it as root (sudo cfwall ...)"})
+	case err != nil:
 		problems = append(problems, Problem{"flows-unknown", Warning, "not all flows of the tunnel are known: " + err.Error(), "a kernel with CONFIG_INET_DIAG and CONFIG_NF_CT_NETLINK tells"})
 	}
 	if c.Policy.Mode == firewall.ModeTunnel && !t.up() {
-		problems = append(problems, Problem{"tunnel-down", Degraded, "nobody is connected: " + notReady(t.Instances), "start it (systemctl start cloudflared), and see its log: journalctl -u cloudflared"})
+		problems = append(problems, tunnelDown(t.Instances))
 	}
+	problems = append(problems, silentInstances(t)...)
+	problems = append(problems, s.ownObstacles(c, t.Flows)...)
 	problems = append(problems, s.obstacles(ctx, c, t.Flows)...)
 	if probe || len(t.Instances) > 0 && !t.up() {
 		t.Probes = s.probe(ctx, edgeOf(c))
@@ -58,7 +65,7 @@ func (s surroundings) lookAtTunnel(ctx context.Context, c config.Config, probe b
 // for another user, a failure of ours says nothing about that one.
 func probeProblems(p firewall.Policy, all []cloudflared.ProbeResult) []Problem {
 	if p.Outbound.Drop && p.Tunnel.User != "" {
-		return nil
+		return []Problem{{"probe-in-vain", Warning, "whether Cloudflare can be reached was not tried: only the user of [tunnel] user may talk to it", "cfwall status says whether cloudflared is connected"}}
 	}
 	var failed []string
 	reasons := map[string][]string{}
@@ -119,7 +126,7 @@ func (e *Engine) tunnelReady(ctx context.Context, c config.Config) error {
 	}
 	if why := notReady(e.ready(ctx, c.Tunnel.Ready)); why != "" {
 		return refuse(ExitUsage, "start cloudflared first, or say in [tunnel] ready where it can be asked; cfwall apply --force closes the ports all the same",
-			"mode tunnel closes the web ports for everyone, and %s", why)
+			"mode tunnel closes the web ports for everyone, but no tunnel is up: %s", why)
 	}
 	return nil
 }
@@ -131,10 +138,31 @@ func notReady(all []cloudflared.Instance) string {
 		if i.Ready {
 			return ""
 		}
-		why = append(why, cmp.Or(i.Problem, i.Address+" has no connection to Cloudflare"))
+		why = append(why, cmp.Or(i.Problem, fmt.Sprintf("cloudflared at %s runs, but is not connected to Cloudflare", i.Address)))
 	}
 	if len(why) == 0 {
-		return "no cloudflared answers at 127.0.0.1:20241 to 20245"
+		return "no cloudflared answers at " + cloudflared.DefaultAddresses
 	}
-	return "no tunnel is up: " + strings.Join(why, "; ")
+	return strings.Join(why, "; ")
+}
+
+// tunnelDown tells a cloudflared that runs in vain from one that does not run.
+func tunnelDown(all []cloudflared.Instance) Problem {
+	runs := slices.ContainsFunc(all, func(i cloudflared.Instance) bool { return i.Problem == "" })
+	cure := "start it (systemctl start cloudflared), or say in [tunnel] ready where it can be asked"
+	if runs {
+		cure = "see why: journalctl -u cloudflared; cfwall check --probe tries to reach Cloudflare"
+	}
+	return Problem{"tunnel-down", Degraded, "no tunnel is up: " + notReady(all), cure}
+}
+
+// silentInstances names those of several instances that do not answer.
+func silentInstances(t TunnelStatus) []Problem {
+	var problems []Problem
+	for _, i := range t.Instances {
+		if i.Problem != "" && t.up() {
+			problems = append(problems, Problem{"instance-down", Warning, "one cloudflared is not known to be up: " + i.Problem, "start it, or take its address out of [tunnel] ready"})
+		}
+	}
+	return problems
 }

@@ -103,10 +103,10 @@ func TestTunnelMustBeUpBeforeThePortsClose(t *testing.T) {
 		says        string // "" where it is taken
 	}{
 		{"nobody answers", `"auto"`, nil, "no cloudflared answers at 127.0.0.1:20241"},
-		{"one without connections", `"auto"`, []int{0}, "127.0.0.1:20241 has no connection to Cloudflare"},
-		{"several without", `"auto"`, []int{0, 0}, "127.0.0.1:20242 has no connection"},
+		{"one without connections", `"auto"`, []int{0}, "cloudflared at 127.0.0.1:20241 runs, but is not connected to Cloudflare"},
+		{"several without", `"auto"`, []int{0, 0}, "127.0.0.1:20242 runs, but is not connected"},
 		{"an address where nobody is", `"127.0.0.1:20241"`, []int{-1}, "nobody listens at 127.0.0.1:20241"},
-		{"nobody, and one without", `["127.0.0.1:20241", "127.0.0.1:20242"]`, []int{-1, 0}, "nobody listens at 127.0.0.1:20241; 127.0.0.1:20242 has no connection"},
+		{"nobody, and one without", `["127.0.0.1:20241", "127.0.0.1:20242"]`, []int{-1, 0}, "nobody listens at 127.0.0.1:20241; cloudflared at 127.0.0.1:20242 runs, but is not connected"},
 		{"connected", `"auto"`, []int{4}, ""},
 		{"by one connection", `"127.0.0.1:20241"`, []int{1}, ""},
 		{"one of several", `"auto"`, []int{0, -1, 4}, ""},
@@ -114,9 +114,9 @@ func TestTunnelMustBeUpBeforeThePortsClose(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			e, table, _ := newTunnelEngine(t, c.ready, c.connections...)
 			own := Order{}
-			_, remarks, err := e.Check(t.Context(), own, false)
-			if err != nil || has(remarks, "tunnel-down", c.says) != (c.says != "") {
-				t.Errorf("check: %v, %v", remarks, err)
+			checked, err := e.Check(t.Context(), own, false)
+			if err != nil || has(checked.Problems, "apply-refuses", c.says) != (c.says != "") {
+				t.Errorf("check: %v, %v", checked.Problems, err)
 			}
 			plan, err := e.Plan(t.Context(), own)
 			if err != nil || (plan.Refused == "") != (c.says == "") || plan.Empty {
@@ -245,7 +245,7 @@ func TestTunnelStatus(t *testing.T) {
 		probed = 0
 		e.ready = func(context.Context, config.Ready) []cloudflared.Instance { return instances(c.connections...) }
 		s, err := e.Status(t.Context())
-		if err != nil || has(s.Problems, "tunnel-down", "nobody is connected") != c.down || has(s.Problems, "edge-unreachable", "port 7844 of Cloudflare: udp 198.41.192.7: no route") != (c.probes > 0) {
+		if err != nil || has(s.Problems, "tunnel-down", "no tunnel is up") != c.down || has(s.Problems, "edge-unreachable", "port 7844 of Cloudflare: udp 198.41.192.7: no route") != (c.probes > 0) {
 			t.Errorf("%v connections: %v, %v", c.connections, s.Problems, err)
 		}
 		if probed != c.probes {
@@ -379,7 +379,7 @@ func TestTunnelOfARealDaemon(t *testing.T) {
 	answers := make(standIns, 2)
 	refused("no cloudflared answers")
 	answers.serve(t, s.Web, 0)
-	refused("127.0.0.1:20241 has no connection")
+	refused("127.0.0.1:20241 runs, but is not connected")
 	answers[1].Store(4)
 	answers.serve(t, s.Web, 1)
 	edge, tunnel := s.converse(t, "edge 443"), s.converse(t, "to tunnel 7844")
@@ -399,7 +399,7 @@ func TestTunnelOfARealDaemon(t *testing.T) {
 	s.Client.Anycast(netip.MustParsePrefix("2606:4700::/32"))
 	answers[1].Store(0)
 	st, err = c.Status(t.Context())
-	if err != nil || st.Verdict != VerdictDegraded || !has(st.Problems, "tunnel-down", "20242 has no connection") || len(st.Tunnel.Probes) != 4 {
+	if err != nil || st.Verdict != VerdictDegraded || !has(st.Problems, "tunnel-down", "20242 runs, but is not connected") || len(st.Tunnel.Probes) != 4 {
 		t.Errorf("%s, %+v, %v, %v", st.Verdict, st.Tunnel, st.Problems, err)
 	}
 	if err := errors.Join(process.Process.Signal(syscall.SIGTERM), process.Wait()); err != nil {

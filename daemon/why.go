@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,11 +10,14 @@ import (
 	"github.com/cfwall/cfwall/firewall"
 )
 
-// A Question asks what becomes of a packet from outside.
+// A Question asks what becomes of a packet from outside, or of one that this
+// host sends.
 type Question struct {
-	Source   netip.Addr `json:"source"`
-	Port     uint16     `json:"port"`     // 0: 443 if it is guarded, else the first guarded port
-	Protocol string     `json:"protocol"` // "tcp" or "udp"
+	Source   netip.Addr `json:"source"` // or where it goes
+	Outgoing bool       `json:"outgoing,omitempty"`
+	User     string     `json:"user,omitempty"` // who sends it; "": root
+	Port     uint16     `json:"port"`           // 0: 443 if it is guarded, else the first guarded port
+	Protocol string     `json:"protocol"`       // "tcp" or "udp"
 }
 
 // The verdicts of an Explanation.
@@ -51,13 +55,54 @@ func (e *Engine) Why(ctx context.Context, q Question) (Explanation, error) {
 	if have.Table == nil {
 		return x, nil
 	}
-	d := have.Table.Decide(firewall.Packet{Source: q.Source, Protocol: q.Protocol, Port: q.Port, Opening: true})
+	p, err := e.packet(q)
+	if err != nil {
+		return x, err
+	}
+	d := have.Table.Decide(p)
 	x.Chain, x.Rule = d.Chain, ruleText(d, want)
 	if d.Set != "" {
 		x.Set, x.Entry = d.Set, firewall.RangeString(d.Element.Range)
 	}
-	x.Verdict, x.Text = e.judge(q, d)
+	if q.Outgoing {
+		x.Verdict, x.Text = e.judgeOutgoing(q, d)
+	} else {
+		x.Verdict, x.Text = e.judge(q, d, p.Interface)
+	}
 	return x, nil
+}
+
+// packet is the first one of the conversation in question.
+func (e *Engine) packet(q Question) (firewall.Packet, error) {
+	p := firewall.Packet{Source: q.Source, Protocol: q.Protocol, Port: q.Port, Opening: true}
+	route, _ := e.routeTo(q.Source) // what no route leads to comes by no trusted interface
+	p.Interface = route.Interface
+	if !q.Outgoing {
+		return p, nil
+	}
+	p.Source, p.Destination = netip.Addr{}, q.Source
+	if q.User == "" {
+		return p, nil
+	}
+	var err error
+	if p.User, err = e.user(q.User); err != nil {
+		return p, refuse(ExitUsage, "name a user of this host, or a number", "%w", err)
+	}
+	return p, nil
+}
+
+func (e *Engine) judgeOutgoing(q Question, d firewall.Decision) (verdict, text string) {
+	switch {
+	case !d.Certain:
+		return Unknown, "the table holds rules that this version of cfwall does not know"
+	case d.Chain == "":
+		return NotGuarded, "what this host sends is not filtered: [outbound] policy is accept"
+	case d.Verdict == firewall.Drop:
+		return Dropped, fmt.Sprintf("[outbound] policy is drop, and neither the tunnel nor [outbound] allow lets %s use %s port %d of %s",
+			cmp.Or(q.User, "root"), q.Protocol, q.Port, q.Source)
+	default:
+		return Admitted, "a rule admits it: " + d.Rule.Comment
+	}
 }
 
 // complete fills in what the question leaves open.
@@ -79,12 +124,14 @@ func (e *Engine) complete(q Question) Question {
 	return q
 }
 
-func (e *Engine) judge(q Question, d firewall.Decision) (verdict, text string) {
+func (e *Engine) judge(q Question, d firewall.Decision, by string) (verdict, text string) {
 	switch {
 	case !d.Certain:
 		return Unknown, "the table holds rules that this version of cfwall does not know"
 	case d.Chain == "inbound" && d.Verdict == firewall.Drop:
 		return Dropped, fmt.Sprintf("[inbound] policy is drop, and no entry of open lets %s use %s port %d", q.Source, q.Protocol, q.Port)
+	case d.Verdict == firewall.Accept && d.Rule.Comment == "a trusted interface":
+		return Admitted, fmt.Sprintf("it comes in by %s, which is trusted", by)
 	case d.Chain == "inbound" && !d.Guarded:
 		return Admitted, "a rule admits it: " + d.Rule.Comment
 	case !d.Guarded:

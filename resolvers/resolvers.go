@@ -27,7 +27,18 @@ const resolvConf = "/etc/resolv.conf"
 // (NetworkManager.conf(5), rc-manager).
 var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"}
 
-var errNone = errors.New("it names no server")
+var errNone = errors.New(resolvConf + " names no server")
+
+func inWords(err error) error {
+	switch {
+	case errors.Is(err, errNone):
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New(resolvConf + " does not exist, or leads to a file that does not")
+	default:
+		return fmt.Errorf("reading %s: %w", resolvConf, err)
+	}
+}
 
 // Read reads the files of the host whose file system begins at root, which is
 // "/" but for tests. What it found holds even where it returns an error too:
@@ -40,7 +51,7 @@ func (t tree) servers() (Found, error) {
 		err = errNone
 	}
 	if err != nil {
-		err = fmt.Errorf("reading %s, without which programs ask 127.0.0.1: %w", resolvConf, err)
+		err = inWords(err)
 	}
 	var found Found
 	found.add(resolvConf, asked)

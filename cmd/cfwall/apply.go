@@ -82,6 +82,9 @@ func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
 	if err := o.show(cmd, r, text); err != nil {
 		return err
 	}
+	for _, f := range r.Forced {
+		say(cmd, "warning: closed by force: %s", f.Why)
+	}
 	if r.Off {
 		return &daemon.Refusal{Err: errors.New("cfwall is switched off: every port is open"), Hint: "switch it on: cfwall on", Exit: daemon.ExitUnprotected}
 	}

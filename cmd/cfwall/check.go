@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cfwall/cfwall/cloudflared"
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/daemon"
 	"github.com/cfwall/cfwall/firewall"
@@ -16,7 +17,7 @@ import (
 
 func checkCommand(o *options) *cobra.Command {
 	var probe bool
-	cmd := &cobra.Command{
+	cmd := o.addOutput(&cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Finds mistakes in a configuration file before they matter.",
 		Long: `Checks a configuration file: its syntax, its meaning, and whether it goes with
@@ -37,13 +38,13 @@ root it sees more.`,
 			}
 			return o.check(cmd, probe)
 		},
-	}
+	})
 	cmd.Flags().BoolVar(&probe, "probe", false, "try whether the tunnel's port of Cloudflare can be reached (3 s)")
 	return cmd
 }
 
 func (o *options) check(cmd *cobra.Command, probe bool) error {
-	c, remarks, err := o.engine(slog.DiscardHandler).Check(cmd.Context(), daemon.Order{Session: daemon.OwnSession()}, probe)
+	c, err := o.engine(slog.DiscardHandler).Check(cmd.Context(), daemon.Order{Session: daemon.OwnSession()}, probe)
 	if err != nil {
 		return checkError(err)
 	}
@@ -51,11 +52,25 @@ func (o *options) check(cmd *cobra.Command, probe bool) error {
 	if _, err := os.Stat(o.paths.Config); err != nil {
 		ok = "ok, there is no such file, which means the default"
 	}
-	for _, r := range remarks {
+	for _, r := range c.Problems {
 		say(cmd, "warning: %s", r.Text)
 		say(cmd, "  hint: %s", r.Cure)
 	}
-	return o.show(cmd, nil, fmt.Sprintf("%s: %s: %s\n", o.paths.Config, ok, describe(c)))
+	return o.show(cmd, c, fmt.Sprintf("%s%s: %s: %s\n", probesText(c.Probes), o.paths.Config, ok, describe(c.Config)))
+}
+
+// probesText names the ways in which Cloudflare answered.
+func probesText(all []cloudflared.ProbeResult) string {
+	var ways []string
+	for _, p := range all {
+		if p.OK {
+			ways = append(ways, fmt.Sprintf("%s to %s", p.Protocol, p.Address))
+		}
+	}
+	if len(ways) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("port %d of Cloudflare answers: %s\n", cloudflared.Port, strings.Join(ways, ", "))
 }
 
 // checkError has a hint that suits somebody who is checking already.
@@ -66,12 +81,15 @@ func checkError(err error) error {
 	return err
 }
 
-func openText(open []firewall.Service) string {
-	var words []string
-	for _, s := range open {
-		words = append(words, s.Text("from"))
+func exceptions(beginning string, services []firewall.Service, preposition string) string {
+	if len(services) == 0 {
+		return ""
 	}
-	return orNone(strings.Join(words, " and "))
+	var words []string
+	for _, s := range services {
+		words = append(words, s.Text(preposition))
+	}
+	return beginning + strings.Join(words, " and ")
 }
 
 // describe sums a configuration up in one line.
@@ -91,10 +109,10 @@ func describe(c config.Config) string {
 		words = append(words, "allows containers")
 	}
 	if p.Inbound.Drop {
-		words = append(words, "drops whatever else comes in but "+openText(p.Inbound.Open))
+		words = append(words, "drops whatever else comes in"+exceptions(", but ", p.Inbound.Open, "from"))
 	}
 	if p.Outbound.Drop {
-		words = append(words, "lets out only what the tunnel needs")
+		words = append(words, "lets out only what the tunnel needs"+exceptions(" and ", p.Outbound.Allow, "to"))
 	}
 	return strings.Join(words, ", ")
 }

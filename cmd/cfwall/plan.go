@@ -60,7 +60,10 @@ func (o *options) planner(cmd *cobra.Command) (daemon.Service, error) {
 
 // planText says what the plan means, what it does, and how.
 func planText(p daemon.PlanReport) string {
-	if p.Empty {
+	switch {
+	case p.Empty && p.Off:
+		return "nothing to do: cfwall is switched off, and no rules are in force\n"
+	case p.Empty:
 		return nothingToDo
 	}
 	var b strings.Builder

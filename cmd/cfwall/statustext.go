@@ -31,7 +31,7 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 		f.add("allowed", "%s", allowedLine(s.Allowed, now))
 	}
 	if s.Inbound.Policy == "drop" {
-		f.add("inbound", "drop, but %s", orNone(strings.Join(s.Inbound.Open, "; ")))
+		f.add("inbound", "%s", inboundLine(s.Inbound))
 	}
 	if s.Outbound.Policy == "drop" {
 		f.add("outbound", "%s", outboundLine(s.Outbound, now))
@@ -135,6 +135,13 @@ func tableLine(t daemon.TableStatus) string {
 	return family + " cfwall, matches the policy (read from the kernel now)"
 }
 
+func inboundLine(i daemon.InboundStatus) string {
+	if len(i.Open) == 0 {
+		return "drop, nothing is open"
+	}
+	return "drop, but " + strings.Join(i.Open, "; ")
+}
+
 func openBy(i daemon.InboundStatus) string {
 	if i.Policy == "drop" {
 		return "listening, and open by the config"
@@ -156,6 +163,8 @@ func tunnelLines(f *fields, t daemon.TunnelStatus, counters map[string]daemon.Tr
 	for _, i := range t.Instances {
 		if i.Problem == "" {
 			f.add("", "connector %s, %s", cmp.Or(i.Connector, "at "+i.Address), plural(i.Connections, "connection"))
+		} else {
+			f.add("", "%s", i.Problem)
 		}
 	}
 	if text := flowsText(t.Flows); text != "" {
@@ -192,7 +201,7 @@ func flowsText(flows []cloudflared.Flow) string {
 const shownRejections = 4
 
 func outboundLine(o daemon.OutboundStatus, now time.Time) string {
-	words := []string{"reject, but the tunnel and what it needs"}
+	words := []string{"drop, but the tunnel and what it needs"}
 	if len(o.Allow) > 0 {
 		words[0] += ", " + strings.Join(o.Allow, "; ")
 	}

@@ -13,16 +13,20 @@ import (
 )
 
 func whyCommand(o *options) *cobra.Command {
-	return o.addOutput(&cobra.Command{
+	var to bool
+	var user string
+	cmd := o.addOutput(&cobra.Command{
 		Use:   "why ADDR [PORT][/udp]",
 		Short: "Says what becomes of a visitor, and which rule decides.",
 		Long: `Says what becomes of a visitor who comes from outside, and which rule and which
 entry of a list decide, from what the kernel holds now. Without a port it asks
-about port 443, or the first one that is guarded.`,
+about port 443, or the first one that is guarded. With --to it says what becomes
+of what this host sends there.`,
 		Example: `  sudo cfwall why 203.0.113.9
   sudo cfwall why 203.0.113.9:8443
   sudo cfwall why 2001:db8::7 443/udp
-  sudo cfwall why [2001:db8::7]:443/udp`,
+  sudo cfwall why [2001:db8::7]:443/udp
+  sudo cfwall why --to 198.41.192.27 7844/udp --user cloudflared`,
 		Args: arguments(1, 2, "ADDR, and perhaps PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q, err := parseQuestion(args)
@@ -33,6 +37,10 @@ about port 443, or the first one that is guarded.`,
 			if err != nil {
 				return err
 			}
+			q.Outgoing, q.User = to, user
+			if user != "" && !to {
+				return usage("add --to", "--user is about what this host sends")
+			}
 			x, err := service.Why(cmd.Context(), q)
 			if err != nil {
 				return err
@@ -40,6 +48,9 @@ about port 443, or the first one that is guarded.`,
 			return o.show(cmd, x, whyText(x))
 		},
 	})
+	cmd.Flags().BoolVar(&to, "to", false, "ask about what this host sends to the address")
+	cmd.Flags().StringVar(&user, "user", "", "who sends it, by name or number (default root)")
+	return cmd
 }
 
 // parseQuestion reads ADDR, ADDR:PORT, [ADDR]:PORT or ADDR PORT, with "/tcp"
@@ -88,7 +99,12 @@ func whyText(x daemon.Explanation) string {
 		daemon.NoTable:    "NOT GUARDED",
 	}
 	var f fields
-	fmt.Fprintf(&f.b, "%s   %s to port %d/%s\n", verdicts[x.Verdict], x.Source, x.Port, x.Protocol)
+	format := "%s   %s to port %d/%s\n"
+	if x.Outgoing {
+		verdicts[daemon.Dropped], verdicts[daemon.NotGuarded] = "REFUSED", "NOT FILTERED"
+		format = "%s   from here to %s port %d/%s\n"
+	}
+	fmt.Fprintf(&f.b, format, verdicts[x.Verdict], x.Source, x.Port, x.Protocol)
 	f.add("because", "%s", x.Text)
 	if x.Entry != "" {
 		f.add("entry", "%s in the set %s", x.Entry, x.Set)

@@ -54,26 +54,38 @@ func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Hos
 	if err != nil {
 		return nil, err
 	}
-	var guarded, closed []lockout
-	for _, s := range found.Servers {
+	guarded, closed := closedServers(p, found.Servers)
+	return slices.Concat(guarded, e.cutSessions(ctx, p, want, found.Sessions), closed), nil
+}
+
+// closedServers lists the servers on guarded ports, and those that the inbound
+// policy closes. Nothing closes the way to one on a loopback address.
+func closedServers(p firewall.Policy, all []sshd.Server) (guarded, closed []lockout) {
+	for _, s := range all {
+		port := s.Address.Port()
 		switch {
-		case s.Address.Addr().IsLoopback(): // nothing closes the way to it
-		case firewall.PortsContain(p.TCP, s.Address.Port()):
-			guarded = append(guarded, lockout{port: s.Address.Port(), guarded: true, server: s})
-		case closesServer(p, s, found.Servers):
-			closed = append(closed, lockout{port: s.Address.Port(), server: s})
+		case s.Address.Addr().IsLoopback():
+		case firewall.PortsContain(p.TCP, port):
+			guarded = append(guarded, lockout{port: port, guarded: true, server: s})
+		case closesServer(p, s, all):
+			closed = append(closed, lockout{port: port, server: s})
 		}
 	}
+	return guarded, closed
+}
+
+// cutSessions lists the sessions whose packets a ruleset drops.
+func (e *Engine) cutSessions(ctx context.Context, p firewall.Policy, r firewall.Ruleset, all []sshd.Session) []lockout {
 	var cut []lockout
-	for _, s := range found.Sessions {
+	for _, s := range all {
 		if at, err := e.reachedAt(ctx, s.Local, s.Remote); err == nil {
 			s.Local = at
 		}
-		if e.drops(want, s.Local, s.Remote) {
-			cut = append(cut, lockout{port: s.Local.Port(), guarded: firewall.PortsContain(p.TCP, s.Local.Port()), session: s})
+		if port := s.Local.Port(); e.drops(r, s.Local, s.Remote) {
+			cut = append(cut, lockout{port: port, guarded: firewall.PortsContain(p.TCP, port), session: s})
 		}
 	}
-	return slices.Concat(guarded, cut, closed), nil
+	return cut
 }
 
 // drops reports whether a ruleset drops what comes in over a connection.

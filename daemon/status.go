@@ -136,14 +136,7 @@ func (s *Status) lookAround(ctx context.Context, around surroundings, c config.C
 // tableStatus is what the daemon knows and the kernel holds.
 func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 	now := time.Now()
-	s := Status{
-		Schema: StatusSchema, Mode: e.config.Policy.Mode, Since: e.since,
-		Guarded: Guarded{firewall.JoinPorts(e.config.Policy.TCP), firewall.JoinPorts(e.config.Policy.UDP)},
-		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
-		Daemon:   e.self,
-		Inbound:  InboundStatus{policyText(e.config.Policy.Inbound.Drop), servicesText(e.config.Policy.Inbound.Open, "from")},
-		Outbound: OutboundStatus{policyText(e.config.Policy.Outbound.Drop), servicesText(e.config.Policy.Outbound.Allow, "to"), []netip.Addr{}, []Rejected{}},
-	}
+	s := e.known(now)
 	want, host, err := e.Want(now)
 	if err != nil {
 		s.Problems = append(s.Problems, Problem{"no-ruleset", Unprotected, err.Error(), cureOf(err)})
@@ -153,27 +146,46 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	s.table(have, want, host)
-	if risky := firewall.AtRisk(e.config.Policy.UDP, host); len(risky) > 0 {
-		s.Guarded.UDP = firewall.JoinPorts(feasible(e.config.Policy, host).UDP)
-		s.Problems = append(s.Problems, Problem{"udp-not-guarded", Degraded, fmt.Sprintf("udp %s: %v, so it is not guarded", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP), cureOf(firewall.ErrEphemeralUDP)})
-	}
-	listeners, err := kernel.Listeners()
-	if err != nil {
-		s.Problems = append(s.Problems, Problem{"listeners-unknown", Warning, "what else the world can reach is not known: " + err.Error(), "a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG tells"})
-	}
-	s.Open = reachable(e.guarding(s.Table), listeners, host)
-	if !s.Table.Matches {
-		s.Since = time.Time{}
-	}
+	s.unguarded(e.config.Policy, host)
+	s.addOpen(e.guarding(s.Table), host)
 	s.Problems = append(s.Problems, e.problems(now, s.Table)...)
 	s.Problems = append(s.Problems, e.outboundProblems(host)...)
 	e.addOutbound(ctx, &s, host)
+	s.judge()
+	return s, nil
+}
+
+// known is what needs no look at the kernel.
+func (e *Engine) known(now time.Time) Status {
+	p := e.config.Policy
+	s := Status{
+		Schema: StatusSchema, Mode: p.Mode, Since: e.since, Daemon: e.self,
+		Guarded: Guarded{firewall.JoinPorts(p.TCP), firewall.JoinPorts(p.UDP)},
+		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
+		Inbound:  InboundStatus{policyText(p.Inbound.Drop), servicesText(p.Inbound.Open, "from")},
+		Outbound: OutboundStatus{policyText(p.Outbound.Drop), servicesText(p.Outbound.Allow, "to"), []netip.Addr{}, []Rejected{}},
+	}
 	if e.state.isOff(now) {
 		off := e.state.off
 		s.Off = &off
 	}
-	s.judge()
-	return s, nil
+	return s
+}
+
+// unguarded names the UDP ports that this host has come to use itself.
+func (s *Status) unguarded(p firewall.Policy, h firewall.Host) {
+	if risky := firewall.AtRisk(p.UDP, h); len(risky) > 0 {
+		s.Guarded.UDP = firewall.JoinPorts(feasible(p, h).UDP)
+		s.Problems = append(s.Problems, Problem{"udp-not-guarded", Degraded, fmt.Sprintf("udp %s: %v, so it is not guarded", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP), cureOf(firewall.ErrEphemeralUDP)})
+	}
+}
+
+func (s *Status) addOpen(p firewall.Policy, h firewall.Host) {
+	listeners, err := kernel.Listeners()
+	if err != nil {
+		s.Problems = append(s.Problems, Problem{"listeners-unknown", Warning, "what else the world can reach is not known: " + err.Error(), "a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG tells"})
+	}
+	s.Open = reachable(p, listeners, h)
 }
 
 func policyText(drop bool) string {
@@ -218,10 +230,14 @@ func (e *Engine) guarding(t TableStatus) firewall.Policy {
 func (s *Status) table(have firewall.State, want firewall.Ruleset, h firewall.Host) {
 	s.Table = TableStatus{Ownership: "plain", Generation: have.Generation, IPv6: h.IPv6}
 	if have.Table == nil {
+		s.Since = time.Time{}
 		return
 	}
 	s.Table.Present = true
 	s.Table.Matches = len(want.Chains) > 0 && firewall.MakePlan(have, want).Empty()
+	if !s.Table.Matches {
+		s.Since = time.Time{}
+	}
 	for _, c := range have.Table.Counters {
 		s.Counters[c.Name] = Traffic{c.Packets, c.Bytes}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -71,7 +70,7 @@ func connected(connections []kernel.Connection) []Flow {
 
 // attribute finds the sockets of UDP flows, and leaves out what comes in.
 func attribute(tracked []kernel.Flow) ([]Flow, error) {
-	own, err := ownAddresses()
+	own, err := kernel.OwnAddresses()
 	if err != nil {
 		return nil, err
 	}
@@ -103,20 +102,6 @@ func sends(l kernel.Listener, source netip.AddrPort) bool {
 	}
 	a := l.Address.Addr()
 	return a == source.Addr() || a.IsUnspecified() && (a.Is6() || source.Addr().Is4())
-}
-
-func ownAddresses() (map[netip.Addr]bool, error) {
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("listing the addresses of this host: %w", err)
-	}
-	own := make(map[netip.Addr]bool)
-	for _, a := range addresses {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own[p.Addr().Unmap()] = true
-		}
-	}
-	return own, nil
 }
 
 func nameProcesses(flows []Flow) {

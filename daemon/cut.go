@@ -18,8 +18,8 @@ type Cut struct {
 }
 
 // doomed lists the live connections that one table lets pass and the next does
-// not; without a table all pass.
-func (e *Engine) doomed(before *firewall.Ruleset, after firewall.Ruleset) ([]kernel.Connection, []Cut, error) {
+// not; without a table all pass. Where the context ends it lists those found.
+func (e *Engine) doomed(ctx context.Context, before *firewall.Ruleset, after firewall.Ruleset) ([]kernel.Connection, []Cut, error) {
 	connections, err := e.connections()
 	if err != nil {
 		return nil, nil, err
@@ -28,10 +28,13 @@ func (e *Engine) doomed(before *firewall.Ruleset, after firewall.Ruleset) ([]ker
 	if err != nil {
 		return nil, nil, err
 	}
-	judge := judge{e, before, after, make(map[netip.Addr]string)}
+	judge := judge{e, before, after, after.TrustsInterfaces() || before != nil && before.TrustsInterfaces(), make(map[netip.Addr]string)}
 	var ending []kernel.Connection
 	cuts := make(map[Cut]int)
 	for _, c := range connections {
+		if ctx.Err() != nil {
+			break // what is left comes next
+		}
 		incoming, outgoing := directions.of(c)
 		switch {
 		case incoming && judge.ends(packetOf(c, false)):
@@ -49,6 +52,7 @@ func (e *Engine) doomed(before *firewall.Ruleset, after firewall.Ruleset) ([]ker
 // directions tells connections that came in from those that were opened here.
 type directions struct {
 	served    map[uint16]bool
+	own       map[netip.Addr]bool // addresses: what stays on this host is never filtered
 	ephemeral []firewall.PortRange
 }
 
@@ -62,13 +66,20 @@ func (e *Engine) directions() (directions, error) {
 	for _, l := range listeners {
 		served[l.Address.Port()] = served[l.Address.Port()] || l.Protocol == "tcp"
 	}
-	return directions{served, host.Ephemeral}, err
+	if err != nil {
+		return directions{}, err
+	}
+	own, err := kernel.OwnAddresses()
+	return directions{served, own, host.Ephemeral}, err
 }
 
 // of says that a connection came in where somebody listens at its port. Where
 // nobody does and no client gets the port by chance, it is neither: a server may
 // have ended before its sessions, and NFS chooses its port. The rules have those.
 func (d directions) of(c kernel.Connection) (incoming, outgoing bool) {
+	if a := c.Remote.Addr(); a.IsLoopback() || d.own[a] {
+		return false, false
+	}
 	incoming = d.served[c.Local.Port()]
 	return incoming, !incoming && firewall.PortsContain(d.ephemeral, c.Local.Port())
 }
@@ -89,6 +100,7 @@ type judge struct {
 	engine     *Engine
 	before     *firewall.Ruleset
 	after      firewall.Ruleset
+	trusts     bool                  // one of them trusts some interface
 	interfaces map[netip.Addr]string // by the address they lead to
 }
 
@@ -98,8 +110,12 @@ func (j judge) ends(p firewall.Packet) bool {
 	if !dropped(&j.after, p) {
 		return false
 	}
-	p.Interface = j.interfaceTo(peerOf(p))
-	return p.Interface != "" && dropped(&j.after, p) && (j.before == nil || !dropped(j.before, p))
+	if peer := peerOf(p); j.trusts {
+		if p.Interface = j.interfaceTo(peer); p.Interface == "" || !dropped(&j.after, p) {
+			return false
+		}
+	}
+	return j.before == nil || !dropped(j.before, p)
 }
 
 func dropped(r *firewall.Ruleset, p firewall.Packet) bool {
@@ -116,7 +132,7 @@ func peerOf(p firewall.Packet) netip.Addr {
 
 func (j judge) interfaceTo(a netip.Addr) string {
 	name, known := j.interfaces[a]
-	if !known {
+	if !known && !a.IsLinkLocalUnicast() { // that may be behind any
 		route, _ := j.engine.routeTo(a) // none where it is not known: then nothing is cut
 		name = route.Interface
 		j.interfaces[a] = name
@@ -169,9 +185,9 @@ func (e *Engine) cut(ctx context.Context) (closed int) {
 	if !n.due {
 		return 0
 	}
-	doomed, _, err := e.doomed(n.before, n.after)
 	ctx, cancel := context.WithTimeout(ctx, longestCut)
 	defer cancel()
+	doomed, _, err := e.doomed(ctx, n.before, n.after)
 	for _, c := range doomed {
 		if ctx.Err() != nil {
 			return closed
@@ -180,6 +196,9 @@ func (e *Engine) cut(ctx context.Context) (closed int) {
 			break
 		}
 		closed++
+	}
+	if ctx.Err() != nil {
+		return closed
 	}
 	n.due, n.failed = false, err
 	e.logCut(closed, err)

@@ -175,6 +175,12 @@ func (e *Engine) refused(ctx context.Context, c config.Config, o Order) ([]locko
 	case len(lockouts) > 0:
 		return nil, lockouts[0].refusal()
 	}
+	if err := e.cutsCarrier(ctx, c, o.Session); err != nil {
+		return nil, err
+	}
+	if err := e.cutsTunnel(ctx, c); err != nil {
+		return nil, err
+	}
 	return nil, e.tunnelReady(ctx, c)
 }
 

@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
 
@@ -36,6 +38,7 @@ func OwnSession() sshd.Session {
 type lockout struct {
 	port    uint16
 	guarded bool         // as a web port; else by the inbound policy
+	carrier bool         // port is a UDP port, of the VPN that the session may come by
 	session sshd.Session // zero where nobody is known to be logged in
 	server  sshd.Server
 }
@@ -81,11 +84,54 @@ func (e *Engine) cutSessions(ctx context.Context, p firewall.Policy, r firewall.
 		if at, err := e.reachedAt(ctx, s.Local, s.Remote); err == nil {
 			s.Local = at
 		}
-		if port := s.Local.Port(); e.drops(r, s.Local, s.Remote) {
+		port := s.Local.Port()
+		switch carrier, closed := closedCarrier(p); {
+		case e.drops(r, s.Local, s.Remote):
 			cut = append(cut, lockout{port: port, guarded: firewall.PortsContain(p.TCP, port), session: s})
+		case closed && r.Decide(firewall.Packet{Source: s.Remote.Addr(), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Drop:
+			cut = append(cut, lockout{port: carrier, carrier: true, session: s}) // only its interface lets it pass
 		}
 	}
 	return cut
+}
+
+// vpnPorts are those of OpenVPN, IPsec and WireGuard.
+var vpnPorts = []uint16{500, 1194, 4500, 51820}
+
+// closedCarrier finds a UDP port that a policy closes and that may carry a VPN:
+// one of the kernel's own sockets, which no process holds (WireGuard, VXLAN), or
+// one that VPNs have.
+func closedCarrier(p firewall.Policy) (port uint16, closed bool) {
+	if !p.Inbound.Drop {
+		return 0, false
+	}
+	listeners, _ := kernel.Listeners()
+	for _, l := range listeners {
+		port = l.Address.Port()
+		if l.Protocol != "udp" || l.Address.Addr().IsLoopback() || l.Inode != 0 && !slices.Contains(vpnPorts, port) {
+			continue
+		}
+		if _, open := openTo(p, l); !open && !firewall.PortsContain(p.UDP, port) {
+			return port, true
+		}
+	}
+	return 0, false
+}
+
+// cutsCarrier refuses to end connections for somebody whose session comes from
+// this host itself: another program brings it, by one that cannot be told apart.
+func (e *Engine) cutsCarrier(ctx context.Context, c config.Config, own sshd.Session) error {
+	if !own.Remote.Addr().IsLoopback() {
+		return nil
+	}
+	planned := *e
+	planned.config = c
+	report, err := planned.Plan(ctx, Order{Force: true})
+	if err != nil || len(report.Cuts) == 0 {
+		return err
+	}
+	return refuse(ExitUsage, "cfwall plan names them; cfwall apply --force ends them",
+		"your SSH session comes by another program on this host, and this config ends live connections, perhaps the one that brings it")
 }
 
 // drops reports whether a ruleset drops what comes in over a connection.
@@ -93,6 +139,9 @@ func (e *Engine) drops(r firewall.Ruleset, local, remote netip.AddrPort) bool {
 	p := firewall.Packet{Source: remote.Addr(), SourcePort: remote.Port(), Protocol: "tcp", Port: local.Port(), Opening: true}
 	if r.Decide(p).Verdict != firewall.Drop {
 		return false
+	}
+	if remote.Addr().IsLinkLocalUnicast() {
+		return true // it may have come by any interface
 	}
 	route, _ := e.routeTo(remote.Addr())
 	p.Interface = route.Interface // who came by a trusted one stays
@@ -126,7 +175,7 @@ func anyInterface(pattern string) bool {
 	return slices.ContainsFunc(all, func(i net.Interface) bool {
 		beginning, isPattern := strings.CutSuffix(pattern, "*")
 		named := i.Name == pattern || isPattern && strings.HasPrefix(i.Name, beginning)
-		return named && i.Flags&net.FlagLoopback == 0
+		return named && i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
 	})
 }
 
@@ -134,6 +183,8 @@ func anyInterface(pattern string) bool {
 func (l lockout) refusal() error {
 	what := fmt.Sprintf("port %d is where SSH listens (%s): this config would lock you out", l.port, l.server.Program)
 	switch {
+	case l.carrier:
+		what = fmt.Sprintf("port %d/udp may carry the VPN by which the SSH session from %s comes: this config would close it", l.port, l.session.Remote.Addr())
 	case l.session.Remote.IsValid() && l.session.Own:
 		what = fmt.Sprintf("port %d is the one of your SSH session from %s: this config would cut it and lock you out", l.port, l.session.Remote.Addr())
 	case l.session.Remote.IsValid():
@@ -146,6 +197,8 @@ func (l lockout) refusal() error {
 
 func (l lockout) cure() string {
 	switch {
+	case l.carrier:
+		return fmt.Sprintf(`add "%d/udp" to [inbound] open`, l.port)
 	case l.guarded && l.session.Remote.IsValid():
 		return fmt.Sprintf("take the port out of [web] tcp, or add %q to [allow] from", l.session.Remote.Addr())
 	case l.guarded:
@@ -157,12 +210,23 @@ func (l lockout) cure() string {
 	}
 }
 
-// leavingOpen leaves open what a policy would close of SSH.
+// leavingOpen leaves open what a policy would close of SSH: a server for
+// everybody, a session for its client alone.
 func leavingOpen(p firewall.Policy, lockouts []lockout) firewall.Policy {
 	for _, l := range lockouts {
 		port := firewall.PortRange{First: l.port, Last: l.port}
-		p.TCP = firewall.SubtractPorts(p.TCP, []firewall.PortRange{port})
-		p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "tcp", Ports: port})
+		client := l.session.Remote.Addr()
+		switch {
+		case l.carrier:
+			p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "udp", Ports: port})
+		case client.IsValid() && l.guarded:
+			p.Allow = p.Allow.Union(ipranges.NewList(netip.PrefixFrom(client, client.BitLen())))
+		case client.IsValid():
+			p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "tcp", Ports: port, Peers: ipranges.NewList(netip.PrefixFrom(client, client.BitLen()))})
+		default:
+			p.TCP = firewall.SubtractPorts(p.TCP, []firewall.PortRange{port})
+			p.Inbound.Open = append(slices.Clip(p.Inbound.Open), firewall.Service{Protocol: "tcp", Ports: port})
+		}
 	}
 	return p
 }

@@ -82,7 +82,9 @@ func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...),
 	}
 	if !report.Empty && !report.Off {
-		if _, cuts, err := e.doomed(have.Table, want); err == nil {
+		ctx, cancel := context.WithTimeout(ctx, longestCut)
+		defer cancel()
+		if _, cuts, err := e.doomed(ctx, have.Table, want); err == nil {
 			report.Cuts = cuts // apply goes on without knowing them, too
 		}
 	}

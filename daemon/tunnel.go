@@ -131,6 +131,16 @@ func (e *Engine) tunnelReady(ctx context.Context, c config.Config) error {
 	return nil
 }
 
+// cutsTunnel refuses a [tunnel] user or edge that refuses the cloudflared that
+// runs here.
+func (e *Engine) cutsTunnel(ctx context.Context, c config.Config) error {
+	flows, _ := e.flows(ctx) // those that are known
+	for _, p := range e.ownObstacles(c, flows) {
+		return refuse(ExitUsage, p.Cure+"; cfwall apply --force does it all the same", "%s", p.Text)
+	}
+	return nil
+}
+
 // notReady says why nobody is connected; "" where somebody is.
 func notReady(all []cloudflared.Instance) string {
 	var why []string

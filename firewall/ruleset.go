@@ -127,6 +127,16 @@ func (r Ruleset) Mode() Mode {
 	return ModeTunnel
 }
 
+// TrustsInterfaces reports whether some packets pass for the interface that they
+// come or leave by, besides this host's own.
+func (r Ruleset) TrustsInterfaces() bool {
+	return slices.ContainsFunc(r.Chains, func(c Chain) bool {
+		return slices.ContainsFunc(c.Rules, func(rule Rule) bool {
+			return slices.Contains(rule.Code, Expr(Meta{MetaInputName})) || slices.Contains(rule.Code, Expr(Meta{MetaOutputName}))
+		})
+	})
+}
+
 // Set returns a set by name.
 func (r Ruleset) Set(name string) (Set, bool) {
 	return find(r.Sets, func(s Set) bool { return s.Name == name })

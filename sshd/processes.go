@@ -38,6 +38,27 @@ func holders(root string) map[uint32]process {
 	return all
 }
 
+// atLogin finds the sockets of connections whose client has not logged in yet:
+// those of the process that OpenSSH has for it until then, as far as we may
+// look. Its title says so (sshd.c, sshd-auth.c): "sshd: unknown [net]".
+func atLogin(root string) map[uint32]bool {
+	all := make(map[uint32]bool)
+	for _, id := range procfs.Processes(root) {
+		name := procfs.Name(root, id)
+		if !strings.HasPrefix(name, "sshd") {
+			continue
+		}
+		title, _ := os.ReadFile(procfs.File(root, id, "cmdline"))
+		if name != "sshd-auth" && !bytes.Contains(title, []byte("[net]")) && !bytes.Contains(title, []byte("[accepted]")) {
+			continue
+		}
+		for _, inode := range procfs.Sockets(root, id) {
+			all[inode] = true
+		}
+	}
+	return all
+}
+
 // parent returns the process that started another; 0 if there is none or we
 // may not look. It is the fourth word of /proc/PID/stat; the second, the name
 // in parentheses, may hold anything (proc_pid_stat(5)).

@@ -56,7 +56,7 @@ func Find(root string, listeners []kernel.Listener, connections []kernel.Connect
 	})
 	slices.SortStableFunc(h.Servers, func(a, b Server) int { return a.Address.Compare(b.Address) })
 	h.Servers = slices.CompactFunc(h.Servers, func(a, b Server) bool { return a.Address == b.Address })
-	h.Sessions = sessions(h.Servers, connections, own)
+	h.Sessions = sessions(h.Servers, connections, atLogin(root), own)
 	return h, err
 }
 

@@ -58,12 +58,13 @@ func parseEnd(address, port string) (netip.AddrPort, bool) {
 }
 
 // sessions lists the connections to the servers that come from elsewhere, and
-// the administrator's own.
-func sessions(servers []Server, connections []kernel.Connection, own Session) []Session {
+// the administrator's own. Who only knocks has none: else everybody could keep a
+// config from coming into force.
+func sessions(servers []Server, connections []kernel.Connection, knocking map[uint32]bool, own Session) []Session {
 	var all []Session
 	for _, c := range connections {
 		served := slices.ContainsFunc(servers, func(s Server) bool { return s.serves(c.Local) })
-		if served && !staysHere(c) {
+		if served && !staysHere(c) && (c.Inode == 0 || !knocking[c.Inode]) {
 			all = append(all, Session{Local: c.Local, Remote: c.Remote})
 		}
 	}

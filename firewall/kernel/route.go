@@ -31,15 +31,23 @@ func RouteTo(a netip.Addr) (Route, error) {
 	}
 	for _, m := range answers {
 		if r, ok := parseRoute(m.Data); ok {
-			i, err := net.InterfaceByIndex(r.Index)
-			if err != nil {
-				return Route{}, fmt.Errorf("naming the interface that leads to %s: %w", a, err)
-			}
-			r.Interface = i.Name
-			return r, nil
+			r.Interface, err = linkName(c, r.Index)
+			return r, err
 		}
 	}
 	return Route{}, fmt.Errorf("no interface leads to %s", a)
+}
+
+// linkName asks for one interface: a host may have thousands.
+func linkName(c *netlink.Conn, index int) (string, error) {
+	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg: the index is at byte 4
+	binary.NativeEndian.PutUint32(data[4:], uint32(index))
+	links, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: data})
+	if err != nil || len(links) == 0 {
+		return "", classify(fmt.Sprintf("naming interface %d", index), err)
+	}
+	name, _ := parseLink(links[0].Data)
+	return name, nil
 }
 
 // routeRequest encodes struct rtmsg (linux/rtnetlink.h), whose first two bytes
@@ -69,4 +77,19 @@ func parseRoute(data []byte) (r Route, ok bool) {
 	r.Index = int(binary.NativeEndian.Uint32(oif))
 	r.Source, _ = netip.AddrFromSlice(f.bytes(unix.RTA_PREFSRC))
 	return r, true
+}
+
+// OwnAddresses are those of this host.
+func OwnAddresses() (map[netip.Addr]bool, error) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of this host: %w", err)
+	}
+	own := make(map[netip.Addr]bool)
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr().Unmap()] = true
+		}
+	}
+	return own, nil
 }

@@ -75,7 +75,7 @@ func (e *Engine) directions() (directions, error) {
 
 // of says that a connection came in where somebody listens at its port. Where
 // nobody does and no client gets the port by chance, it is neither: a server may
-// have ended before its sessions, and NFS chooses its port. The rules have those.
+// have ended before its sessions, and NFS chooses its port. Those are left alone.
 func (d directions) of(c kernel.Connection) (incoming, outgoing bool) {
 	if a := c.Remote.Addr(); a.IsLoopback() || d.own[a] {
 		return false, false

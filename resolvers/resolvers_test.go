@@ -12,16 +12,28 @@ import (
 )
 
 // A host is a fake root.
+// A host is a tree of files. It is changed by an os.Root: links in it are those
+// of the host, and must not lead a test out to the machine's own files.
 type host struct {
 	*testing.T
-	root string
+	root  string
+	files *os.Root
 }
+
+// inTree is how an os.Root names a path of the host.
+func inTree(name string) string { return strings.TrimPrefix(filepath.Clean(name), "/") }
 
 // newHost makes a host of pairs of a path and its contents, or "-> " and where
 // the link leads. An empty one has /etc and /run.
 func newHost(t *testing.T, files ...string) host {
 	t.Helper()
-	h := host{t, t.TempDir()}
+	root := t.TempDir()
+	tree, err := os.OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tree.Close() })
+	h := host{t, root, tree}
 	h.mkdir("/etc")
 	h.mkdir("/run")
 	for i := 0; i < len(files); i += 2 {
@@ -39,30 +51,30 @@ func (h host) must(err error) {
 	}
 }
 
-func (h host) mkdir(name string) { h.must(os.MkdirAll(h.path(name), 0o755)) }
+func (h host) mkdir(name string) { h.must(h.files.MkdirAll(inTree(name), 0o755)) }
 
 // put replaces a file or link by rename, as most programs do.
 func (h host) put(name, content string) {
 	h.Helper()
 	h.mkdir(filepath.Dir(name))
-	temporary := h.path(filepath.Join(filepath.Dir(name), ".tmp"))
+	temporary := inTree(filepath.Join(filepath.Dir(name), ".tmp"))
 	if target, isLink := strings.CutPrefix(content, "-> "); isLink {
-		h.must(os.Symlink(target, temporary))
+		h.must(h.files.Symlink(target, temporary))
 	} else {
-		h.must(os.WriteFile(temporary, []byte(content), 0o644))
+		h.must(h.files.WriteFile(temporary, []byte(content), 0o644))
 	}
-	h.must(os.Rename(temporary, h.path(name)))
+	h.must(h.files.Rename(temporary, inTree(name)))
 }
 
 // overwrite changes a file in place, as editors do.
 func (h host) overwrite(name, content string) {
 	h.Helper()
-	h.must(os.WriteFile(h.path(name), []byte(content), 0o644))
+	h.must(h.files.WriteFile(inTree(name), []byte(content), 0o644))
 }
 
-func (h host) move(from, to string) { h.Helper(); h.must(os.Rename(h.path(from), h.path(to))) }
+func (h host) move(from, to string) { h.Helper(); h.must(h.files.Rename(inTree(from), inTree(to))) }
 
-func (h host) remove(name string) { h.Helper(); h.must(os.RemoveAll(h.path(name))) }
+func (h host) remove(name string) { h.Helper(); h.must(h.files.RemoveAll(inTree(name))) }
 
 const (
 	resolved = "/run/systemd/resolve/"

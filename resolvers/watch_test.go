@@ -221,10 +221,10 @@ func TestWatchFollowsEverything(t *testing.T) {
 			what = fmt.Sprint("linked ", dir, " to ", target, " ", replace(h, dir, "-> "+target))
 		case 2:
 			dir := pick(dirs[1:])
-			what = fmt.Sprint("removed ", dir, " ", os.RemoveAll(h.path(dir)))
+			what = fmt.Sprint("removed ", dir, " ", h.files.RemoveAll(inTree(dir)))
 		case 3:
 			from, to := pick([]string{"/run", "/run/systemd", "/run/a", "/run/a/b", "/srv"}), pick([]string{"/run", "/run/systemd", "/run/a", "/old"})
-			what = fmt.Sprint("moved ", from, " to ", to, " ", os.Rename(h.path(from), h.path(to)), os.RemoveAll(h.path("/old")))
+			what = fmt.Sprint("moved ", from, " to ", to, " ", h.files.Rename(inTree(from), inTree(to)), h.files.RemoveAll("old"))
 		case 4:
 			what = fmt.Sprint("asked a stub ", replace(h, resolvConf, "nameserver 127.0.0.53\n"))
 		default:
@@ -237,19 +237,19 @@ func TestWatchFollowsEverything(t *testing.T) {
 
 // replace puts a file or link where it can.
 func replace(h host, name, content string) error {
-	real := h.path(name)
-	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+	name = inTree(name)
+	if err := h.files.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
 	if target, isLink := strings.CutPrefix(content, "-> "); isLink {
-		_ = os.RemoveAll(real)
-		return os.Symlink(target, real)
+		_ = h.files.RemoveAll(name)
+		return h.files.Symlink(target, name)
 	}
-	temporary := real + ".tmp"
-	if err := os.WriteFile(temporary, []byte(content), 0o644); err != nil {
+	temporary := name + ".tmp"
+	if err := h.files.WriteFile(temporary, []byte(content), 0o644); err != nil {
 		return err
 	}
-	return os.Rename(temporary, real)
+	return h.files.Rename(temporary, name)
 }
 
 // fsnotify reports a directory that is moved and removed at once as an error,

@@ -39,16 +39,28 @@ func (p *patient) resolvers() (resolvers.Found, error) {
 			pending <- nameservers{found, err}
 		}()
 	}
-	wait := longestRead
+	if !p.arrives() {
+		p.late = true
+		return p.last.found, errNoAnswer
+	}
+	p.pending, p.late = nil, false
+	return p.last.found, p.last.err
+}
+
+// arrives waits for the pending reading, if it was not waited for before.
+func (p *patient) arrives() bool {
 	if p.late {
-		wait = 0
+		select {
+		case p.last = <-p.pending:
+			return true
+		default:
+			return false
+		}
 	}
 	select {
 	case p.last = <-p.pending:
-		p.pending, p.late = nil, false
-		return p.last.found, p.last.err
-	case <-time.After(wait):
-		p.late = true
-		return p.last.found, errNoAnswer
+		return true
+	case <-time.After(longestRead):
+		return false
 	}
 }

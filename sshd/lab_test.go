@@ -167,7 +167,7 @@ func controlGroup(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
 		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
@@ -179,7 +179,7 @@ func controlGroup(t *testing.T) string {
 			}
 		}
 	}
-	t.Skip("no control groups of version 2")
+	t.Fatal("no control groups of version 2, by which servers are found without root")
 	return ""
 }
 

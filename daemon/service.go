@@ -101,6 +101,9 @@ func (e *Engine) Apply(ctx context.Context, o Order) (Report, error) {
 	}
 	report, err := e.Pass(ctx)
 	report.Forced = e.state.forced
+	for closed := report.Cut; closed > 0 && e.ending.due; report.Cut += closed {
+		closed = e.cut(ctx) // no later pass goes on with it
+	}
 	return report, err
 }
 

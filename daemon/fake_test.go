@@ -162,8 +162,8 @@ func listWith(networks ...string) ipranges.List {
 }
 
 // sshOn says that SSH listens on ports.
-func sshOn(ports ...uint16) func(sshd.Session) (sshd.Host, error) {
-	return func(sshd.Session) (sshd.Host, error) {
+func sshOn(ports ...uint16) func(firewall.Policy, sshd.Session) (sshd.Host, error) {
+	return func(firewall.Policy, sshd.Session) (sshd.Host, error) {
 		var h sshd.Host
 		for _, port := range ports {
 			h.Servers = append(h.Servers, sshd.Server{Address: netip.AddrPortFrom(netip.IPv6Unspecified(), port), Program: "sshd"})

@@ -17,10 +17,15 @@ import (
 	"github.com/cfwall/cfwall/sshd"
 )
 
-// findSSH looks for SSH on this host: servers, and who is logged in.
-func findSSH(own sshd.Session) (sshd.Host, error) {
+// findSSH looks for SSH on this host: servers, and who is logged in. Where no
+// connections are, as at boot, and nobody listens where a policy closes, there is
+// no need to look through all processes.
+func findSSH(p firewall.Policy, own sshd.Session) (sshd.Host, error) {
 	listeners, errListeners := kernel.Listeners()
 	connections, errConnections := kernel.Connections()
+	if len(connections) == 0 && !p.Inbound.Drop {
+		listeners = slices.DeleteFunc(listeners, func(l kernel.Listener) bool { return !firewall.PortsContain(p.TCP, l.Address.Port()) })
+	}
 	found, err := sshd.Find("", listeners, connections, own) // without sockets: what is configured
 	if err := errors.Join(errListeners, errConnections, err); err != nil {
 		return found, fmt.Errorf("finding out where SSH listens, and who is logged in: %w", err)
@@ -49,7 +54,7 @@ type lockout struct {
 // A session counts at the port that its client used: the host may lead it to
 // another, and rules look at it before that.
 func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Host, own sshd.Session) ([]lockout, error) {
-	found, err := e.ssh(own)
+	found, err := e.ssh(p, own)
 	if err != nil && len(found.Servers) == 0 {
 		return nil, err
 	}

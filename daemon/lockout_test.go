@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/lab"
 	"github.com/cfwall/cfwall/sshd"
@@ -213,7 +214,7 @@ func sshOf(t *testing.T, text string) (found sshd.Host, own sshd.Session, ways m
 func surround(t *testing.T, e *Engine, text string) (own sshd.Session) {
 	t.Helper()
 	found, own, ways := sshOf(t, text)
-	e.ssh = func(own sshd.Session) (sshd.Host, error) {
+	e.ssh = func(_ firewall.Policy, own sshd.Session) (sshd.Host, error) {
 		answer := found
 		if own.Remote.IsValid() {
 			own.Own = true

@@ -21,7 +21,7 @@ type surroundings struct {
 	host        func() (firewall.Host, error)
 	resolvers   func() (resolvers.Found, error)
 	user        func(name string) (uint32, error)
-	ssh         func(own sshd.Session) (sshd.Host, error)
+	ssh         func(p firewall.Policy, own sshd.Session) (sshd.Host, error)
 	reachedAt   func(ctx context.Context, local, remote netip.AddrPort) (netip.AddrPort, error)
 	routeTo     func(netip.Addr) (kernel.Route, error)
 	connections func() ([]kernel.Connection, error)

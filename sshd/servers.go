@@ -41,8 +41,11 @@ type Server struct {
 // With an error, which is about configuration, the Host holds what was found.
 func Find(root string, listeners []kernel.Listener, connections []kernel.Connection, own Session) (Host, error) {
 	configured, err := configuration(root)
-	known := signs{holders(root), cgroups(root), ports(configured)}
 	var h Host
+	var known signs
+	if len(listeners) > 0 {
+		known = signs{holders(root), cgroups(root), ports(configured)}
+	}
 	for _, l := range listeners {
 		if s, ok := known.server(l); ok {
 			h.Servers = append(h.Servers, s)
@@ -56,7 +59,11 @@ func Find(root string, listeners []kernel.Listener, connections []kernel.Connect
 	})
 	slices.SortStableFunc(h.Servers, func(a, b Server) int { return a.Address.Compare(b.Address) })
 	h.Servers = slices.CompactFunc(h.Servers, func(a, b Server) bool { return a.Address == b.Address })
-	h.Sessions = sessions(h.Servers, connections, atLogin(root), own)
+	var knocking map[uint32]bool
+	if len(connections) > 0 {
+		knocking = atLogin(root)
+	}
+	h.Sessions = sessions(h.Servers, connections, knocking, own)
 	return h, err
 }
 

@@ -48,6 +48,22 @@ func TestLockoutOfTheVPNThatCarriesASession(t *testing.T) {
 	}
 }
 
+// One that comes by this host itself comes by no VPN.
+func TestLockoutOfNoVPN(t *testing.T) {
+	lab.Kernel(t)
+	s := lab.NewSite(t)
+	s.Web.ListenUDP(":51820")
+	e, table, _ := newTestEngine(t)
+	e.table = modeTable{table}
+	own := surround(t, e, "sshd 127.0.0.1:22, own 127.0.0.1 at 127.0.0.1:22 by lo")
+	writeFile(t, e.paths.Config, wish{drop: true, open: []string{"25/tcp"}}.text())
+	s.Web.Do(func() {
+		if _, err := e.Apply(t.Context(), Order{Session: own}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A session that another program brings is not risked.
 func TestLockoutOfTheProgramThatBringsASession(t *testing.T) {
 	e, table, _ := newTestEngine(t)

@@ -93,7 +93,7 @@ func (e *Engine) cutSessions(ctx context.Context, p firewall.Policy, r firewall.
 		switch carrier, closed := closedCarrier(p); {
 		case e.drops(r, s.Local, s.Remote):
 			cut = append(cut, lockout{port: port, guarded: firewall.PortsContain(p.TCP, port), session: s})
-		case closed && r.Decide(firewall.Packet{Source: s.Remote.Addr(), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Drop:
+		case closed && !s.Remote.Addr().IsLoopback() && r.Decide(firewall.Packet{Source: s.Remote.Addr(), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Drop:
 			cut = append(cut, lockout{port: carrier, carrier: true, session: s}) // only its interface lets it pass
 		}
 	}

@@ -1,6 +1,7 @@
 package firewall_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -40,17 +41,15 @@ func clone(table *firewall.Ruleset) *firewall.Ruleset {
 
 func (m *model) op(op firewall.Op) error {
 	if add, ok := op.(firewall.AddTable); ok {
-		if m.table == nil {
-			m.table = &firewall.Ruleset{Comment: add.Comment}
-		}
-		m.woken = m.table.Flags != 0
-		m.table.Flags = 0
-		return nil
+		return m.addTable(add)
 	}
 	if m.table == nil {
 		return fmt.Errorf("there is no table")
 	}
 	switch op := op.(type) {
+	case firewall.TakeOver:
+		m.table = &firewall.Ruleset{Comment: op.Comment, Hold: firewall.Owned}
+		return nil
 	case firewall.AddSet:
 		m.fresh[op.Set.Name] = true
 		op.Set.Elements = nil
@@ -78,6 +77,20 @@ func (m *model) op(op firewall.Op) error {
 	default:
 		return fmt.Errorf("not a part of any plan")
 	}
+}
+
+// addTable refuses to hold a table that is there as Linux does: only an orphan
+// can be adopted, and a plain one stays plain.
+func (m *model) addTable(add firewall.AddTable) error {
+	if m.table == nil {
+		m.table = &firewall.Ruleset{Comment: add.Comment, Hold: cmp.Or(add.Hold, firewall.Plain)}
+	}
+	if hold := cmp.Or(add.Hold, firewall.Plain); hold != m.table.Hold && (m.table.Hold != firewall.Orphan || hold != firewall.Owned) {
+		return fmt.Errorf("it is %s and cannot be %s", m.table.Hold, hold)
+	}
+	m.woken = m.table.Flags != 0
+	m.table.Flags, m.table.Hold = 0, cmp.Or(add.Hold, firewall.Plain)
+	return nil
 }
 
 func setNamed(name string) func(firewall.Set) bool {

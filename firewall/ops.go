@@ -8,8 +8,15 @@ import (
 // An Op is one command of a transaction; String prints it as nft would take it.
 type Op interface{ String() string }
 
-// AddTable makes our table, or wakes it if somebody has made it dormant.
-type AddTable struct{ Comment string }
+// AddTable makes our table and holds it as said. One that is there it adopts, and
+// wakes if somebody has made it dormant.
+type AddTable struct {
+	Comment string
+	Hold    Hold // "" is Plain
+}
+
+// TakeOver deletes our table and makes it anew, owned.
+type TakeOver struct{ Comment string }
 
 // AddSet makes a set without elements.
 type AddSet struct{ Set Set }
@@ -48,10 +55,32 @@ type DeleteCounter struct{ Name string }
 type DeleteTable struct{}
 
 func (o AddTable) String() string {
-	if o.Comment == "" {
+	var shape string
+	if o.Comment != "" {
+		shape += fmt.Sprintf(" comment %q;", o.Comment)
+	}
+	if flags := o.Hold.flags(); flags != "" {
+		shape += fmt.Sprintf(" flags %s;", flags)
+	}
+	if shape == "" {
 		return "add table"
 	}
-	return fmt.Sprintf("add table { comment %q; }", o.Comment)
+	return fmt.Sprintf("add table {%s }", shape)
+}
+
+func (h Hold) flags() string {
+	switch h {
+	case Owned:
+		return "owner,persist"
+	case Orphan:
+		return "persist"
+	default:
+		return ""
+	}
+}
+
+func (o TakeOver) String() string {
+	return DeleteTable{}.String() + "\n" + AddTable{o.Comment, Owned}.String()
 }
 
 func (o AddSet) String() string {

@@ -36,21 +36,30 @@ func (p Plan) Empty() bool { return len(p.Steps) == 0 }
 
 // MakePlan compares what the kernel holds with what we want.
 func MakePlan(have State, want Ruleset) Plan {
+	plan := Plan{Family: want.Family, Generation: have.Generation}
 	p := planner{want: want}
-	if have.Table != nil {
+	switch {
+	case have.Table == nil:
+		p.base = append(p.base, AddTable{Comment: want.Comment, Hold: have.Best})
+	case have.Best == Owned && have.Table.Hold == Plain:
+		plan.Steps = takeOver(*have.Table, want)
+		return plan
+	default:
 		p.have = *have.Table
+		p.hold(have.Best)
 	}
-	p.objects(have.Table == nil)
+	p.counters()
 	p.leftovers()
 	p.sets()
 	p.rules()
-	return Plan{Family: want.Family, Generation: have.Generation, Steps: p.steps()}
+	plan.Steps = p.steps()
+	return plan
 }
 
 type planner struct {
 	have, want Ruleset
 
-	wake   []Op // the table, if somebody has made it dormant
+	wake   []Op // the table, to adopt it or if somebody has made it dormant
 	base   []Op // the table and its counters
 	unbind []Op // fail closed: rules without the sets that must be made anew
 	make   []Op // sets that are missing, with their elements
@@ -80,13 +89,7 @@ func (p *planner) steps() []Step {
 	return steps
 }
 
-func (p *planner) objects(newTable bool) {
-	switch {
-	case newTable:
-		p.base = append(p.base, AddTable{Comment: p.want.Comment})
-	case p.have.Flags != p.want.Flags:
-		p.wake = append(p.wake, AddTable{}) // adding a table that exists sets its flags: a dormant one wakes
-	}
+func (p *planner) counters() {
 	for _, c := range p.want.Counters {
 		if _, ok := find(p.have.Counters, func(h Counter) bool { return h.Name == c.Name }); !ok {
 			p.base = append(p.base, AddCounter{c})
@@ -99,10 +102,10 @@ func (p *planner) sets() {
 		have, ok := p.have.Set(want.Name)
 		switch {
 		case !ok:
-			p.addSet(want)
+			p.make = append(p.make, addSet(want)...)
 		case have.Type != want.Type || have.Timeouts != want.Timeouts || have.Foreign != "":
 			p.unbind = append(p.unbind, DeleteSet{want.Name})
-			p.addSet(want)
+			p.make = append(p.make, addSet(want)...)
 		default:
 			p.elements(have, want)
 		}
@@ -112,11 +115,13 @@ func (p *planner) sets() {
 	}
 }
 
-func (p *planner) addSet(s Set) {
-	p.make = append(p.make, AddSet{s})
+// addSet makes a set with its elements.
+func addSet(s Set) []Op {
+	ops := []Op{AddSet{s}}
 	if len(s.Elements) > 0 {
-		p.make = append(p.make, AddElements{s, s.Elements})
+		ops = append(ops, AddElements{s, s.Elements})
 	}
+	return ops
 }
 
 // relay makes the chains anew in a table that somebody has bent, where chains

@@ -62,11 +62,13 @@ func TestPlanKeepsPromises(t *testing.T) {
 		if old := cases.Situations(now).Draw(t, "old"); rapid.IntRange(0, 9).Draw(t, "has a table") > 0 {
 			old.Host.IPv6 = next.Host.IPv6 // tables of different families are different tables
 			r := build(t, old)
+			r.Hold = rapid.SampledFrom([]firewall.Hold{firewall.Plain, firewall.Orphan, firewall.Owned}).Draw(t, "hold")
 			m.table, between = &r, []firewall.Ruleset{build(t, withLists(old, next)), build(t, withLists(next, old))}
 		}
 		old := m.table
 		packets := cases.Packets(next.Host.IPv6)
-		plan := firewall.MakePlan(firewall.State{Table: old}, want)
+		best := rapid.SampledFrom([]firewall.Hold{firewall.Plain, firewall.Orphan, firewall.Owned}).Draw(t, "best")
+		plan := firewall.MakePlan(firewall.State{Table: old, Best: best}, want)
 		for i, step := range plan.Steps {
 			if err := m.step(step); err != nil {
 				t.Fatalf("step %d of:\n%s\n%v", i+1, plan, err)
@@ -80,6 +82,9 @@ func TestPlanKeepsPromises(t *testing.T) {
 			}
 		}
 		m.expect(t, want)
+		if best == firewall.Owned && m.table.Hold != best || old == nil && m.table.Hold != best {
+			t.Fatalf("a table that could be %s is %s", best, m.table.Hold)
+		}
 	})
 }
 
@@ -100,7 +105,7 @@ func (m *model) expect(t *rapid.T, want firewall.Ruleset) {
 		t.Fatal("there is no table")
 	}
 	got := *m.table
-	got.Family = want.Family
+	got.Family, got.Hold = want.Family, want.Hold
 	if diff := gocmp.Diff(sorted(want), sorted(got), sameValues); diff != "" {
 		t.Fatalf("the plan led elsewhere (-want +got):\n%s", diff)
 	}
@@ -118,11 +123,13 @@ func TestPlanRepairs(t *testing.T) {
 		old := cases.Situations(now).Draw(t, "old")
 		old.Host.IPv6 = next.Host.IPv6
 		bent := build(t, old)
+		bent.Hold = rapid.SampledFrom([]firewall.Hold{firewall.Plain, firewall.Orphan}).Draw(t, "hold")
 		for range rapid.IntRange(1, 6).Draw(t, "edits") {
 			bend(t, &bent)
 		}
 		m := model{table: clone(&bent)}
-		plan := firewall.MakePlan(firewall.State{Table: &bent}, want)
+		best := rapid.SampledFrom([]firewall.Hold{firewall.Plain, firewall.Orphan, firewall.Owned}).Draw(t, "best")
+		plan := firewall.MakePlan(firewall.State{Table: &bent, Best: best}, want)
 		for i, step := range plan.Steps {
 			if err := m.step(step); err != nil {
 				t.Fatalf("step %d of:\n%s\n%v", i+1, plan, err)

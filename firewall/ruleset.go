@@ -25,7 +25,8 @@ const (
 type Ruleset struct {
 	Family   Family
 	Comment  string
-	Flags    uint32 // as the kernel reports them; Build wants none
+	Hold     Hold   // as the kernel reports it; "" in what Build makes
+	Flags    uint32 // others, as the kernel reports them; Build wants none
 	Sets     []Set
 	Counters []Counter
 	Chains   []Chain
@@ -117,6 +118,12 @@ type State struct {
 	// Generation numbers the state of all tables of this network namespace;
 	// every change of any of them raises it.
 	Generation uint32
+	// Owner is the netlink port of the process that owns the table; 0: none does.
+	Owner uint32
+	// Best is how firmly the reader can hold the table, if it writes: Plain or ""
+	// where the kernel knows no owners that tables outlive, Orphan where the
+	// reader will not stay, else Owned.
+	Best Hold
 }
 
 // Mode is the mode that a table of ours enforces.

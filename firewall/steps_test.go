@@ -149,7 +149,7 @@ func TestHookComesLast(t *testing.T) {
 func TestDormantTableWakes(t *testing.T) {
 	want := ordinary().Build(t)
 	have := *clone(&want)
-	have.Flags = 1
+	have.Flags, have.Hold = 1, firewall.Plain
 	plan := firewall.MakePlan(firewall.State{Table: &have}, want)
 	if got := plan.String(); got != "add table inet cfwall\n" {
 		t.Errorf("got %q", got)
@@ -158,6 +158,49 @@ func TestDormantTableWakes(t *testing.T) {
 	plan = firewall.MakePlan(firewall.State{Table: &have}, want)
 	if got := plan.String(); !strings.HasPrefix(got, "add table inet cfwall\n\nadd chain inet cfwall guard") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestHold is about who may change the table.
+func TestHold(t *testing.T) {
+	s := ordinary()
+	s.Lists.Cloudflare = list("104.24.0.0/14 192.0.2.1/32 2606:4700::/32")
+	want := s.Build(t)
+	plan := func(have, best firewall.Hold, flags uint32) string {
+		table := *clone(&want)
+		table.Hold, table.Flags = have, flags
+		return firewall.MakePlan(firewall.State{Table: &table, Best: best}, want).String()
+	}
+	for _, best := range []firewall.Hold{"", firewall.Plain, firewall.Orphan} {
+		for _, have := range []firewall.Hold{firewall.Plain, firewall.Orphan, firewall.Foreign} {
+			if got := plan(have, best, 0); got != "" {
+				t.Errorf("%s, and the best is %s: %q", have, best, got)
+			}
+		}
+	}
+	const adopt = "add table inet cfwall { flags owner,persist; }\n"
+	if got := plan(firewall.Orphan, firewall.Owned, 0); got != adopt {
+		t.Errorf("an orphan: %q", got)
+	}
+	if got := plan(firewall.Orphan, firewall.Owned, 1); got != adopt {
+		t.Errorf("an orphan that sleeps: %q", got)
+	}
+	if got := plan(firewall.Orphan, firewall.Orphan, 1); got != "add table inet cfwall { flags persist; }\n" {
+		t.Errorf("an orphan that sleeps, for a command: %q", got)
+	}
+	got := plan(firewall.Plain, firewall.Owned, 0)
+	anew, looks, _ := strings.Cut(got, "\n\n")
+	for _, line := range []string{
+		"delete table inet cfwall\nadd table inet cfwall { comment \"kept by cfwall: see cfwall status\"; flags owner,persist; }\n",
+		"add rule inet cfwall cloudflare ip saddr 104.24.0.0/14 counter name \"admitted_cloudflare4\" accept",
+		"add rule inet cfwall cloudflare ip saddr 192.0.2.1 counter name \"admitted_cloudflare4\" accept",
+	} {
+		if !strings.Contains(anew, line) {
+			t.Errorf("no %q in:\n%s", line, anew)
+		}
+	}
+	if strings.Contains(anew, "saddr @") || !strings.Contains(looks, "saddr @cloudflare4") {
+		t.Errorf("rules look into sets that are empty:\n%s", got)
 	}
 }
 
@@ -221,6 +264,7 @@ func TestBentTable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := ordinary().Build(t)
 			have := *clone(&want)
+			have.Hold = firewall.Plain
 			bend(&have)
 			m := model{table: clone(&have)}
 			plan := firewall.MakePlan(firewall.State{Table: &have}, want)
@@ -229,6 +273,7 @@ func TestBentTable(t *testing.T) {
 					t.Fatalf("step %d of:\n%s\n%v", i+1, plan, err)
 				}
 			}
+			m.table.Hold = want.Hold
 			if diff := gocmp.Diff(sorted(want), sorted(*m.table), sameValues); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}

@@ -68,10 +68,9 @@ func (p Plan) Summary() []string {
 func summarize(op Op) string {
 	switch op := op.(type) {
 	case AddTable:
-		if op.Comment == "" {
-			return "~ table: wake it, somebody made it dormant"
-		}
-		return "+ table " + TableName
+		return addedTable(op)
+	case TakeOver:
+		return "~ table: make it anew, so that other programs cannot change it"
 	case AddElements:
 		return fmt.Sprintf("+ %s: %s", op.Set.Name, someElements(op.Elements))
 	case DeleteElements:
@@ -93,6 +92,17 @@ func summarize(op Op) string {
 		return "- counter " + op.Name
 	default:
 		return "" // empty sets and counters, which change nothing yet
+	}
+}
+
+func addedTable(o AddTable) string {
+	switch {
+	case o.Comment != "":
+		return "+ table " + TableName
+	case o.Hold == Owned:
+		return "~ table: adopt it, so that other programs cannot change it"
+	default:
+		return "~ table: wake it, somebody made it dormant"
 	}
 }
 

@@ -36,26 +36,31 @@ func (k *Kernel) Apply(ctx context.Context, plan firewall.Plan) error {
 
 // commit sends one transaction and waits for its outcome.
 func (k *Kernel) commit(ctx context.Context, messages []netlink.Message) error {
-	c, err := k.open(ctx)
+	c, release, err := k.writing(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer release()
 	sent, err := c.SendMessages(messages)
 	if err != nil {
 		return classify("sending the change", err)
 	}
-	acknowledged := sent[len(sent)-2].Header.Sequence
-	for {
-		for m, err := range c.ReceiveIter() {
-			if err != nil {
-				return classify("changing the ruleset", err)
-			}
-			if m.Header.Type == netlink.Error && m.Header.Sequence == acknowledged {
-				return nil
-			}
+	return classify("changing the ruleset", acknowledged(c, sent[len(sent)-2].Header.Sequence))
+}
+
+// writing returns the connection for changes: the one that is held, or a new one.
+func (k *Kernel) writing(ctx context.Context) (c conn, release func() error, err error) {
+	if k.writer == nil {
+		c, err = k.open(ctx)
+		if err != nil {
+			return nil, nil, err
 		}
+		return c, c.Close, nil
 	}
+	if err := errors.Join(k.writer.Drain(), bound(ctx, k.writer)); err != nil {
+		return nil, nil, fmt.Errorf("using the socket that holds the table: %w", err)
+	}
+	return k.writer, func() error { return nil }, nil
 }
 
 // Remove deletes our table, whatever is in it.

@@ -19,14 +19,19 @@ type conn interface {
 	SendMessages([]netlink.Message) ([]netlink.Message, error)
 	ReceiveIter() iter.Seq2[netlink.Message, error]
 	SetDeadline(time.Time) error
+	Drain() error
 	Close() error
 }
 
 // Kernel is the nf_tables of one network namespace: that of the thread which
 // calls. Every call opens a connection of its own, so no answer of an earlier
-// call that failed can be taken for its own.
+// call that failed can be taken for its own; but after Hold, changes go over one
+// that stays open.
 type Kernel struct {
-	dial func() (conn, error)
+	dial   func() (conn, error)
+	writer conn // after Hold
+	port   uint32
+	best   firewall.Hold
 }
 
 // New returns the kernel's nf_tables.
@@ -54,7 +59,7 @@ func dialNetfilter() (conn, error) {
 	_ = c.SetOption(netlink.ExtendedAcknowledge, true)
 	_ = c.SetWriteBuffer(socketBuffer)
 	_ = c.SetReadBuffer(socketBuffer)
-	return c, nil
+	return netfilterConn{c}, nil
 }
 
 // open dials and bounds the exchange by the context and by timeout.
@@ -63,15 +68,23 @@ func (k *Kernel) open(ctx context.Context) (conn, error) {
 	if err != nil {
 		return nil, classify("opening a netlink socket", err)
 	}
+	if err := bound(ctx, c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// bound ends an exchange with the context, or when it takes too long.
+func bound(ctx context.Context, c conn) error {
 	deadline := time.Now().Add(timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	if err := c.SetDeadline(deadline); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("setting the deadline of a netlink socket: %w", err)
+		return fmt.Errorf("setting the deadline of a netlink socket: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 // familyNumber is the NFPROTO_* of a table's family.

@@ -64,6 +64,9 @@ func (b *batch) op(op firewall.Op) error {
 	switch op := op.(type) {
 	case firewall.AddTable:
 		b.addTable(op)
+	case firewall.TakeOver:
+		b.add(unix.NFT_MSG_DELTABLE, 0, func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, firewall.TableName) })
+		b.addTable(firewall.AddTable{Comment: op.Comment, Hold: firewall.Owned})
 	case firewall.AddSet:
 		b.addSet(op.Set)
 	case firewall.AddCounter:
@@ -93,7 +96,7 @@ func (b *batch) op(op firewall.Op) error {
 func (b *batch) addTable(t firewall.AddTable) {
 	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, func(e *netlink.AttributeEncoder) {
 		e.String(unix.NFTA_TABLE_NAME, firewall.TableName)
-		e.Uint32(unix.NFTA_TABLE_FLAGS, 0)
+		e.Uint32(unix.NFTA_TABLE_FLAGS, holdFlagsOf[t.Hold])
 		comment(e, tableUserdata, t.Comment)
 	})
 }
@@ -196,7 +199,13 @@ func (b *batch) addCounter(c firewall.Counter) {
 		e.String(unix.NFTA_OBJ_TABLE, firewall.TableName)
 		e.String(unix.NFTA_OBJ_NAME, c.Name)
 		e.Uint32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-		e.Nested(unix.NFTA_OBJ_DATA, func(*netlink.AttributeEncoder) error { return nil })
+		e.Nested(unix.NFTA_OBJ_DATA, func(e *netlink.AttributeEncoder) error {
+			if c.Packets > 0 {
+				e.Uint64(unix.NFTA_COUNTER_PACKETS, c.Packets)
+				e.Uint64(unix.NFTA_COUNTER_BYTES, c.Bytes)
+			}
+			return nil
+		})
 		comment(e, objectUserdata, c.Comment)
 	})
 }

@@ -255,7 +255,7 @@ func TestTransactionLargerThanTheBuffer(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return c, c.SetWriteBuffer(8 << 10)
+		return netfilterConn{c}, c.SetWriteBuffer(8 << 10)
 	}}
 	if err := small.apply(plan); !errors.Is(err, ErrTooBig) || !errors.Is(err, unix.EMSGSIZE) {
 		t.Errorf("got %v", err)

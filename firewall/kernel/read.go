@@ -59,7 +59,7 @@ func (k *Kernel) readOnce(ctx context.Context, family firewall.Family) (firewall
 	if err != nil {
 		return firewall.State{}, err
 	}
-	table, err := r.table(family)
+	table, owner, err := r.table(family)
 	if err != nil {
 		return firewall.State{}, err
 	}
@@ -70,7 +70,10 @@ func (k *Kernel) readOnce(ctx context.Context, family firewall.Family) (firewall
 	if before != after {
 		return firewall.State{}, errInterrupted
 	}
-	return firewall.State{Table: table, Generation: after}, nil
+	if table != nil {
+		table.Hold, table.Flags = k.holdOf(table.Flags, owner), table.Flags&^holdFlags
+	}
+	return firewall.State{Table: table, Generation: after, Owner: owner, Best: k.best}, nil
 }
 
 // Generation returns the number that every change of any table raises.
@@ -147,16 +150,16 @@ func (r *reader) generation() (id uint32, err error) {
 	return id, err
 }
 
-func (r *reader) table(family firewall.Family) (*firewall.Ruleset, error) {
+func (r *reader) table(family firewall.Family) (_ *firewall.Ruleset, owner uint32, _ error) {
 	table := &firewall.Ruleset{Family: family}
 	err := r.get(unix.NFT_MSG_GETTABLE, 0,
 		func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, firewall.TableName) },
 		func(f fields) {
-			table.Flags = f.number(unix.NFTA_TABLE_FLAGS)
+			table.Flags, owner = f.number(unix.NFTA_TABLE_FLAGS), f.number(tableOwner)
 			table.Comment = commentText(f.bytes(tableUserdata), userdata.TypeComment)
 		})
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	for _, part := range []func(*firewall.Ruleset) error{r.sets, r.counters, r.chains, r.rules} {
 		if err == nil {
@@ -166,7 +169,7 @@ func (r *reader) table(family firewall.Family) (*firewall.Ruleset, error) {
 	if errors.Is(err, unix.ENOENT) {
 		err = errInterrupted // what was listed a moment ago is gone
 	}
-	return table, err
+	return table, owner, err
 }
 
 // commentText finds a comment in user data: types, lengths and values. The

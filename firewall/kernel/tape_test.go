@@ -80,6 +80,7 @@ func (r recorder) ReceiveIter() iter.Seq2[netlink.Message, error] {
 type player struct{ tape *tape }
 
 func (player) SetDeadline(time.Time) error                                   { return nil }
+func (player) Drain() error                                                  { return nil }
 func (player) Close() error                                                  { return nil }
 func (player) Send(m netlink.Message) (netlink.Message, error)               { return m, nil }
 func (player) SendMessages(all []netlink.Message) ([]netlink.Message, error) { return all, nil }

@@ -28,13 +28,14 @@ func Processes(root string) []int {
 }
 
 // Name is that of the program that a process runs, "" where it has ended. A
-// program chooses its own name, so what a terminal would not print is replaced.
+// program chooses its own name, see Printable.
 func Name(root string, pid int) string {
 	b, _ := os.ReadFile(File(root, pid, "comm"))
-	return printable(strings.TrimSuffix(string(b), "\n"))
+	return Printable(strings.TrimSuffix(string(b), "\n"))
 }
 
-func printable(s string) string {
+// Printable replaces what a terminal would not print.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r

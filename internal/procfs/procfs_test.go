@@ -45,7 +45,7 @@ func TestNobody(t *testing.T) {
 
 func TestPrintable(t *testing.T) {
 	for name, want := range map[string]string{"cloudflared": "cloudflared", "a\x1b[2Jb": "a?[2Jb", "ü": "ü", "\xff": "�"} {
-		if got := printable(name); got != want {
+		if got := Printable(name); got != want {
 			t.Errorf("%q: got %q", name, got)
 		}
 	}

@@ -1,0 +1,139 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/internal/procfs"
+)
+
+// A Change is one that a program made to the ruleset of this network namespace.
+type Change struct {
+	// Port is the netlink port that it came by, PID and Program who sent it, as
+	// the first PID namespace numbers it.
+	Port    uint32
+	PID     int
+	Program string
+	// Ours says that it touched a table of our name.
+	Ours bool
+}
+
+// A RulesWatch gathers changes of the ruleset until they are taken.
+type RulesWatch struct {
+	// News has a word when there is something to take. It is closed when the watch
+	// has ended: with its context, or because its socket failed.
+	News <-chan struct{}
+	news chan struct{}
+
+	mu      sync.Mutex
+	changes []Change
+	lost    bool
+
+	touched bool // a table of ours, by the transaction that is being read
+}
+
+// Take returns the changes since the last call. Lost says that there were more,
+// of which nothing is known.
+func (w *RulesWatch) Take() (changes []Change, lost bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changes, lost = w.changes, w.lost
+	w.changes, w.lost = nil, false
+	return changes, lost
+}
+
+// watchBuffer holds the events of a transaction of some 10,000 elements, in bytes.
+const watchBuffer = 8 << 20
+
+// WatchRules tells of changes of the ruleset, whoever makes them, until the
+// context ends.
+func WatchRules(ctx context.Context) (*RulesWatch, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: receiveSize})
+	if err != nil {
+		return nil, classify("opening a netlink socket", err)
+	}
+	_ = c.SetReadBuffer(watchBuffer) // with less, more is lost
+	if err := c.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		c.Close()
+		return nil, classify("watching the ruleset", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	w := newRulesWatch()
+	go func() {
+		defer stop()
+		defer c.Close()
+		w.run(c)
+	}()
+	return w, nil
+}
+
+func newRulesWatch() *RulesWatch {
+	news := make(chan struct{}, 1)
+	return &RulesWatch{News: news, news: news}
+}
+
+// receiver is the part of a netlink connection that a watch needs.
+type receiver interface {
+	Receive() ([]netlink.Message, error)
+}
+
+// run reads until the socket fails. ENOBUFS is no failure: the kernel had more to
+// tell than the socket could hold.
+func (w *RulesWatch) run(c receiver) {
+	defer close(w.news)
+	for {
+		messages, err := c.Receive()
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
+		}
+		if err != nil {
+			w.touched = false
+			w.note(nil)
+		}
+		for _, m := range messages {
+			w.message(m)
+		}
+	}
+}
+
+const endOfTransaction = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN)
+
+// message takes a part of what the kernel tells about a transaction: what was
+// changed, object by object, and at its end who did it.
+func (w *RulesWatch) message(m netlink.Message) {
+	f := messageFields(m)
+	if m.Header.Type != endOfTransaction {
+		w.touched = w.touched || f.text(tableAttribute) == firewall.TableName
+		return
+	}
+	w.note(&Change{
+		Port: m.Header.PID, Ours: w.touched,
+		PID: int(f.number(unix.NFTA_GEN_PROC_PID)), Program: procfs.Printable(f.text(unix.NFTA_GEN_PROC_NAME)),
+	})
+	w.touched = false
+}
+
+// mostChanges bounds what waits to be taken.
+const mostChanges = 64
+
+// note keeps a change, or that one was lost. It never waits: the kernel's buffer
+// would fill up meanwhile.
+func (w *RulesWatch) note(c *Change) {
+	w.mu.Lock()
+	if c == nil || len(w.changes) == mostChanges {
+		w.lost = true
+	} else {
+		w.changes = append(w.changes, *c)
+	}
+	w.mu.Unlock()
+	select {
+	case w.news <- struct{}{}:
+	default: // there is a word that nobody has read yet
+	}
+}

@@ -17,6 +17,7 @@ require (
 	github.com/spf13/pflag v1.0.9 // the flags that cobra is built on, for our own help
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb // arithmetic on sets of addresses: merge, union, difference
 	golang.org/x/sys v0.49.0 // kernel constants that the standard library lacks
+	golang.org/x/time v0.16.0 // a token bucket: how often changes by others are put right at once
 )
 
 // Test dependencies.

@@ -65,7 +65,7 @@ func serveTest(t *testing.T) (*Client, *Daemon, *fakeTable, *fakeFetcher) {
 	t.Helper()
 	engine, table, fetcher := newTestEngine(t)
 	engine.self.Running = true
-	d := &Daemon{engine: engine, tasks: make(chan func(context.Context)), opts: Options{Paths: engine.paths, Log: engine.log, Level: &slog.LevelVar{}}}
+	d := newDaemon(engine, Options{Paths: engine.paths, Log: engine.log, Level: &slog.LevelVar{}})
 	ctx, cancel := context.WithCancel(t.Context())
 	release, err := engine.paths.acquire("run")
 	if err == nil {

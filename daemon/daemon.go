@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
@@ -28,6 +30,8 @@ type Options struct {
 	Level   *slog.LevelVar    // follows the config
 	Reload  <-chan os.Signal  // SIGHUP
 	Notify  *systemd.Notifier // may be nil
+
+	wrap func(Table) Table // of tests: stands between the daemon and the kernel
 }
 
 // Daemon keeps the table what it should be for as long as it runs. One
@@ -36,8 +40,11 @@ type Daemon struct {
 	engine *Engine
 	opts   Options
 	tasks  chan func(context.Context)
+	rules  rulesWatch    // nil: changes by others are not seen at once
+	brake  *rate.Limiter // of repairs
 
 	passAt    time.Time // when the next pass is due
+	alarmed   bool      // it is brought forward by what others have done to the table
 	fetchAt   time.Time // when the next fetch is due
 	fetching  bool
 	failures  int    // passes that failed in a row
@@ -58,7 +65,15 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer release()
-	d := &Daemon{engine: NewEngine(o.Paths, o.Version, o.Log), opts: o, tasks: make(chan func(context.Context))}
+	table, err := holdTable(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	d := newDaemon(NewEngine(o.Paths, o.Version, o.Log), o)
+	if d.engine.table = table; o.wrap != nil {
+		d.engine.table = o.wrap(table)
+	}
 	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
 	hostChanged, err := kernel.WatchHost(ctx) // before the first look, so that no change is missed
 	if err != nil {
@@ -86,6 +101,24 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
+func newDaemon(e *Engine, o Options) *Daemon {
+	return &Daemon{engine: e, opts: o, tasks: make(chan func(context.Context)), brake: newBrake()}
+}
+
+// holdTable opens the socket that the table is held by: the first netlink socket
+// of the process, see kernel.Hold.
+func holdTable(ctx context.Context, o Options) (*kernel.Kernel, error) {
+	table := kernel.New()
+	err := table.Hold(ctx)
+	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) {
+		return nil, Explain(err)
+	}
+	if err != nil {
+		o.Log.Error("the table cannot be held against other programs", "error", err)
+	}
+	return table, nil
+}
+
 // start enforces what is on disk, before anything touches the network. What no
 // later try can mend ends the daemon.
 func (d *Daemon) start(ctx context.Context) error {
@@ -94,7 +127,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)
 	err := d.engine.lastErr
-	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) {
+	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) || errors.Is(err, kernel.ErrForeign) {
 		return Explain(err)
 	}
 	d.scheduleFetch()
@@ -125,6 +158,8 @@ func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan 
 			_, _ = d.reload(ctx, Order{}) // it says in the log how it went
 		case task := <-d.tasks:
 			task(ctx)
+		case _, ok := <-d.rulesNews():
+			d.rulesChanged(ok)
 		case _, ok := <-hostChanged:
 			if !ok {
 				hostChanged = nil // the sweep goes on
@@ -200,7 +235,9 @@ func (d *Daemon) pass(ctx context.Context) {
 			d.opts.Log.Warn("that could not be written down", "error", err)
 		}
 	}
+	d.watchRules(ctx)
 	report, err := d.engine.Pass(ctx)
+	d.alarmed = false
 	d.passed(report, err)
 	d.writeTextfile(ctx)
 }
@@ -217,8 +254,8 @@ func (d *Daemon) passed(r Report, err error) {
 	} else {
 		d.failures = 0
 	}
-	if r.Changed {
-		d.opts.Log.Info("the ruleset changed", "transactions", r.Transactions, "changes", r.brief())
+	if r.Changed && len(r.drift) == 0 {
+		d.opts.Log.Info("the ruleset changed", "transactions", r.Transactions, "changes", brief(r.Changes))
 		for _, m := range r.Meaning {
 			d.opts.Log.Info(m)
 		}
@@ -239,10 +276,10 @@ func (d *Daemon) passed(r Report, err error) {
 // briefChanges is how many changes a line of the log names.
 const briefChanges = 4
 
-func (r Report) brief() string {
-	named := r.Changes[:min(len(r.Changes), briefChanges)]
+func brief(changes []string) string {
+	named := changes[:min(len(changes), briefChanges)]
 	text := strings.Join(named, "; ")
-	if more := len(r.Changes) - len(named); more > 0 {
+	if more := len(changes) - len(named); more > 0 {
 		text += fmt.Sprintf("; and %d more", more)
 	}
 	return text

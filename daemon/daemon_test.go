@@ -36,7 +36,7 @@ func startDaemon(t *testing.T, prepare func(*testDaemon)) *testDaemon {
 	d := &testDaemon{table: table, fetcher: fetcher, hostChanged: make(chan struct{}, 1), reload: make(chan os.Signal, 1), log: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(d.log, nil))
 	engine.log = log
-	d.Daemon = &Daemon{engine: engine, tasks: make(chan func(context.Context)), opts: Options{Log: log, Level: &slog.LevelVar{}, Reload: d.reload}}
+	d.Daemon = newDaemon(engine, Options{Log: log, Level: &slog.LevelVar{}, Reload: d.reload})
 	if prepare != nil {
 		prepare(d)
 	}
@@ -326,7 +326,7 @@ func TestOnlyHopelessErrorsEndTheStart(t *testing.T) {
 	} {
 		engine, table, _ := newTestEngine(t)
 		table.readErr = test.err
-		d := &Daemon{engine: engine, opts: Options{Log: engine.log, Level: &slog.LevelVar{}}}
+		d := newDaemon(engine, Options{Log: engine.log, Level: &slog.LevelVar{}})
 		err := d.start(t.Context())
 		if test.ends != (err != nil) {
 			t.Errorf("%s: start ended with %v", name, err)

@@ -22,6 +22,7 @@ import (
 type Table interface {
 	Read(context.Context, firewall.Family) (firewall.State, error)
 	Apply(context.Context, firewall.Plan) error
+	Port() uint32 // by which it writes, 0 where each change comes by another
 	Remembered(ctx context.Context, family firewall.Family, sets ...string) ([]kernel.Remembered, error)
 }
 
@@ -50,8 +51,9 @@ type Engine struct {
 	storeProblems  []Problem
 	state          state
 
-	tally   tally
-	ending  ending    // of connections
+	tally  tally
+	ending ending // of connections
+	guardian
 	lastErr error     // of the last pass
 	since   time.Time // when the table was first seen to be right
 }
@@ -96,6 +98,11 @@ func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, rele
 		return nil, nil, err
 	}
 	e := NewEngine(p, version, log)
+	table := kernel.New()
+	if err := table.Outlive(context.Background()); err != nil {
+		log.Debug("the table will be plain", "error", err) // the pass says what is wrong
+	}
+	e.table = table
 	e.LoadState()
 	e.LoadConfigOrFallback()
 	return e, release, nil
@@ -303,6 +310,7 @@ type Report struct {
 
 	before *firewall.Ruleset // what the pass found, nil: no table
 	after  firewall.Ruleset
+	drift  []string // what others had changed, and is put right
 }
 
 // passTries bounds how often a pass reads, plans and applies anew. An error of
@@ -317,16 +325,22 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 	e.tally.pass(report, err)
 	e.lastErr = err
 	if err != nil || report.Off {
-		e.since = time.Time{}
+		e.since, e.verified = time.Time{}, nil
 		return report, err
 	}
 	if e.since.IsZero() {
 		e.since = time.Now()
 	}
+	e.verified = &report.after
 	e.remember()
 	if report.Changed {
 		e.ending.next(report.before, report.after)
 	}
+	if len(report.drift) > 0 {
+		e.report(e.repaired(report.drift, time.Now()))
+		return report, nil // the next pass closes connections: others may be changing the table still
+	}
+	e.suspects = nil
 	report.Cut = e.cut(ctx)
 	return report, nil
 }
@@ -336,7 +350,7 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Changes: []string{}, Meaning: []string{}}
+	report := Report{Changes: []string{}, Meaning: []string{}, after: want}
 	var failed error
 	for try := range passTries {
 		have, err := e.table.Read(ctx, familyOf(host))
@@ -345,8 +359,15 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 		}
 		plan := e.plan(have, want)
 		report.Generation = have.Generation
-		if plan.Empty() {
+		switch {
+		case e.isForeign(have, plan):
+			return report, foreignTable(have.Owner)
+		case plan.Empty():
 			return report, nil
+		case try == 0:
+			report.drift = e.drift(have, time.Now())
+		case failed == nil:
+			report.drift = append(report.drift, plan.Summary()...) // what was written is not what is there
 		}
 		if failed != nil && !worthRetrying(failed, try) {
 			return report, failed
@@ -358,7 +379,7 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 			plan.Generation = 0 // other programs never rest: go without the check that they do
 		}
 		failed = e.table.Apply(ctx, plan)
-		report.add(plan, have, want)
+		report.add(plan, have)
 	}
 	return report, failed
 }
@@ -372,10 +393,10 @@ func worthRetrying(err error, try int) bool {
 		errors.Is(err, kernel.ErrRefused) && try == 1
 }
 
-func (r *Report) add(p firewall.Plan, have firewall.State, want firewall.Ruleset) {
+func (r *Report) add(p firewall.Plan, have firewall.State) {
 	if !r.Changed {
-		r.Changes, r.Meaning = p.Summary(), append([]string{}, firewall.Meaning(have.Table, want)...)
-		r.before, r.after = have.Table, want
+		r.Changes, r.Meaning = p.Summary(), append([]string{}, firewall.Meaning(have.Table, r.after)...)
+		r.before = have.Table
 	}
 	r.Changed = true
 	r.Transactions += len(p.Steps)

@@ -29,11 +29,15 @@ type fakeTable struct {
 	fail func(n int) (err error, done bool)
 	// readErr is what Read returns.
 	readErr error
+	reads   int
+	// afterApply, if set, is what others do after each Apply.
+	afterApply func(n int)
 }
 
 var _ Table = (*fakeTable)(nil)
 
 func (f *fakeTable) Read(context.Context, firewall.Family) (firewall.State, error) {
+	f.reads++
 	if f.readErr != nil || f.table == nil {
 		return firewall.State{Generation: f.generation}, f.readErr
 	}
@@ -54,6 +58,9 @@ func (f *fakeTable) Apply(_ context.Context, p firewall.Plan) error {
 				f.op(p.Family, op)
 			}
 		}
+	}
+	if f.afterApply != nil {
+		f.afterApply(f.applied)
 	}
 	return err
 }
@@ -103,8 +110,25 @@ func (f *fakeTable) admits(source string, port uint16) bool {
 	return f.table.Decide(firewall.Packet{Source: netip.MustParseAddr(source), Protocol: "tcp", Port: port, Opening: true}).Verdict == firewall.Accept
 }
 
+func (f *fakeTable) Port() uint32 { return 7 }
+
 func (f *fakeTable) Remembered(context.Context, firewall.Family, ...string) ([]kernel.Remembered, error) {
 	return nil, nil
+}
+
+// fakeWatch tells what tests have others do. The zero value never has news.
+type fakeWatch struct {
+	news    chan struct{}
+	changes []kernel.Change
+	lost    bool
+}
+
+func (w *fakeWatch) News() <-chan struct{} { return w.news }
+
+func (w *fakeWatch) Take() ([]kernel.Change, bool) {
+	changes, lost := w.changes, w.lost
+	w.changes, w.lost = nil, false
+	return changes, lost
 }
 
 // fakeFetcher answers what it is told, or hangs until the context ends.
@@ -139,17 +163,20 @@ func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
 	e.table, e.fetcher = table, fetcher
 	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: true}, nil }
 	e.ssh = sshOn(22)
-	e.resolvers = func() (resolvers.Found, error) {
-		return resolvers.Found{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, File: "/etc/resolv.conf"}, nil
-	}
+	e.resolvers = testResolvers
 	e.connections = func() ([]kernel.Connection, error) { return nil, nil }
 	e.ready = func(context.Context, config.Ready) []cloudflared.Instance {
 		return []cloudflared.Instance{{Address: "127.0.0.1:20241", Ready: true, Connections: 4}}
 	}
+	e.watchRules = func(context.Context) (rulesWatch, error) { return &fakeWatch{}, nil }
 	e.flows = func(context.Context) ([]cloudflared.Flow, error) { return nil, nil }
 	e.neighbours = func(context.Context, func(neighbours.Ruleset)) error { return nil }
 	e.LoadState()
 	return e, table, fetcher
+}
+
+func testResolvers() (resolvers.Found, error) {
+	return resolvers.Found{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, File: "/etc/resolv.conf"}, nil
 }
 
 // listWith is the embedded list and more.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/firewall/kernel"
 )
 
 // lock makes sure that one process at a time writes the table and the state.
@@ -54,7 +56,7 @@ func lockFile(f *os.File) error {
 const daemonHolder = "cfwall run "
 
 func writeHolder(f *os.File, who string) error {
-	_, err := fmt.Fprintf(f, "cfwall %s (pid %d)\n", who, os.Getpid())
+	_, err := fmt.Fprintf(f, "%s\n", kernel.Owner{PID: os.Getpid(), Program: "cfwall " + who, Unit: kernel.UnitOf(os.Getpid())})
 	return err
 }
 

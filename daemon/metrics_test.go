@@ -40,7 +40,7 @@ func TestMetricsFollowTheConfig(t *testing.T) {
 	reload("[metrics]\nlisten = \"" + address + "\"\ntextfile = \"" + textfile + "\"\n")
 	text := get()
 	for _, want := range []string{
-		"\ncfwall_info{version=\"\",mode=\"cloudflare\"} 1\n",
+		"\ncfwall_info{version=\"\",mode=\"cloudflare\",ownership=\"\"} 1\n",
 		"# TYPE cfwall_packets_total counter\n",
 		"cfwall_packets_total{counter=\"dropped4\"} 0\n",
 		"cfwall_ranges{family=\"ipv4\"} 15\n",

@@ -36,6 +36,7 @@ type Status struct {
 	Counters map[string]Traffic `json:"counters"`
 	Problems []Problem          `json:"problems"`
 	Daemon   Process            `json:"daemon"`
+	Repairs  Repairs            `json:"repairs"` // of changes by other programs
 	Off      *Off               `json:"off,omitempty"`
 	Open     []string           `json:"open"` // what the world can reach besides: listeners that no rule closes
 	Inbound  InboundStatus      `json:"inbound"`
@@ -79,11 +80,14 @@ type Allowance struct {
 
 // TableStatus compares the kernel's table with the wanted one.
 type TableStatus struct {
-	Present    bool   `json:"present"`
-	Ownership  string `json:"ownership"` // "plain": other programs could change it
-	Matches    bool   `json:"matches"`
-	Generation uint32 `json:"generation"`
-	IPv6       bool   `json:"ipv6"` // false on a host without IPv6
+	Present bool `json:"present"`
+	// Ownership says who may change it: "owned": the daemon alone; "plain": any
+	// program with CAP_NET_ADMIN; "orphan": so, until a daemon adopts it;
+	// "foreign": another process. "" without a table.
+	Ownership  firewall.Hold `json:"ownership"`
+	Matches    bool          `json:"matches"`
+	Generation uint32        `json:"generation"`
+	IPv6       bool          `json:"ipv6"` // false on a host without IPv6
 }
 
 // RangesStatus sums up the list.
@@ -159,7 +163,7 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 func (e *Engine) known(now time.Time) Status {
 	p := e.config.Policy
 	s := Status{
-		Schema: StatusSchema, Mode: p.Mode, Since: e.since, Daemon: e.self,
+		Schema: StatusSchema, Mode: p.Mode, Since: e.since, Daemon: e.self, Repairs: e.repairs.clone(),
 		Guarded: Guarded{firewall.JoinPorts(p.TCP), firewall.JoinPorts(p.UDP)},
 		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
 		Inbound:  InboundStatus{policyText(p.Inbound.Drop), servicesText(p.Inbound.Open, "from")},
@@ -228,12 +232,13 @@ func (e *Engine) guarding(t TableStatus) firewall.Policy {
 }
 
 func (s *Status) table(have firewall.State, want firewall.Ruleset, h firewall.Host) {
-	s.Table = TableStatus{Ownership: "plain", Generation: have.Generation, IPv6: h.IPv6}
+	s.Table = TableStatus{Generation: have.Generation, IPv6: h.IPv6}
 	if have.Table == nil {
 		s.Since = time.Time{}
 		return
 	}
-	s.Table.Present = true
+	s.Table.Present, s.Table.Ownership = true, have.Table.Hold
+	have.Best = "" // how it is held is said apart from what is in it
 	s.Table.Matches = len(want.Chains) > 0 && firewall.MakePlan(have, want).Empty()
 	if !s.Table.Matches {
 		s.Since = time.Time{}
@@ -300,9 +305,14 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 	if e.lastErr != nil {
 		problems = append(problems, Problem{"pass-failed", Degraded, "the last pass failed: " + e.lastErr.Error(), cureOf(e.lastErr)})
 	}
-	if !e.self.Running {
+	switch {
+	case t.Ownership == firewall.Foreign:
+		problems = append(problems, Problem{"table-foreign", Degraded, "another process holds the table, and it is not the daemon that answers at " + e.paths.socket(),
+			"ask that one, by its --runtime-dir; if it does not answer, restart it: the rules stay"})
+	case !e.self.Running:
 		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "start it: cfwall run"})
 	}
+	problems = append(problems, e.guardian.problems(now)...)
 	problems = append(problems, e.ending.problems()...)
 	problems = append(problems, e.state.forcedProblems()...)
 	problems = append(problems, e.rangesProblems(now)...)

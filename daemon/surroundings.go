@@ -26,6 +26,7 @@ type surroundings struct {
 	routeTo     func(netip.Addr) (kernel.Route, error)
 	connections func() ([]kernel.Connection, error)
 	destroy     func(kernel.Connection) error
+	watchRules  func(context.Context) (rulesWatch, error)
 	ready       func(context.Context, config.Ready) []cloudflared.Instance
 	flows       func(context.Context) ([]cloudflared.Flow, error)
 	processes   func() []cloudflared.Process
@@ -43,6 +44,7 @@ func theseSurroundings() surroundings {
 		routeTo:     kernel.RouteTo,
 		connections: kernel.Connections,
 		destroy:     kernel.Destroy,
+		watchRules:  watchTheRules,
 		ready:       askReady,
 		flows:       cloudflared.Flows,
 		processes:   func() []cloudflared.Process { return cloudflared.Processes("/") },
@@ -50,6 +52,8 @@ func theseSurroundings() surroundings {
 		neighbours:  kernel.New().Neighbours,
 	}
 }
+
+func watchTheRules(ctx context.Context) (rulesWatch, error) { return kernel.WatchRules(ctx) }
 
 // facts gathers what the ruleset of a policy depends on besides it. What is
 // not known then leaves a rule out, and status says so.

@@ -13,21 +13,24 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/internal/lab"
 	"github.com/cfwall/cfwall/sshd"
 )
 
 // This program is also what tests start in a host: a server that listens at the
 // addresses in one variable, or the daemon with its files in the directory that
-// the other names.
+// another names.
 const (
 	serverStandIn = "CFWALL_TEST_LISTENS"
 	daemonStandIn = "CFWALL_TEST_DAEMON"
+	plainStandIn  = "CFWALL_TEST_PLAIN" // as on a kernel without owners of tables
 )
 
 func TestMain(m *testing.M) {
@@ -69,11 +72,24 @@ func playDaemon(dir string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	if err := Run(ctx, Options{Paths: pathsIn(dir), Log: log, Level: &slog.LevelVar{}}); err != nil {
+	o := Options{Paths: pathsIn(dir), Log: log, Level: &slog.LevelVar{}}
+	if _, plain := os.LookupEnv(plainStandIn); plain {
+		o.wrap = func(t Table) Table { return plainTable{t} }
+	}
+	if err := Run(ctx, o); err != nil {
 		log.Error(err.Error())
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// plainTable is the table as on a kernel without owners of tables.
+type plainTable struct{ Table }
+
+func (t plainTable) Read(ctx context.Context, f firewall.Family) (firewall.State, error) {
+	s, err := t.Table.Read(ctx, f)
+	s.Best = firewall.Plain
+	return s, err
 }
 
 func pathsIn(dir string) Paths {
@@ -81,14 +97,14 @@ func pathsIn(dir string) Paths {
 }
 
 // play starts this program in a host, under a name, and waits for a word.
-func play(t *testing.T, h *lab.Host, name, variable, word string) *exec.Cmd {
+func play(t *testing.T, h *lab.Host, name, variable, word string, more ...string) *exec.Cmd {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name) // a process is named after the link
 	if err := os.Symlink("/proc/self/exe", program); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), variable)
+	cmd.Env = slices.Concat(os.Environ(), []string{variable}, more)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -112,11 +128,12 @@ func startServer(t *testing.T, h *lab.Host, name, addresses string) {
 }
 
 // newLabEngine makes an engine that looks at the host that it is used in. The
-// Internet is not there.
+// Internet is not there, and the DNS servers are not this machine's.
 func newLabEngine(t *testing.T, w wish) *Engine {
 	t.Helper()
 	e := NewEngine(pathsIn(t.TempDir()), "test", slog.New(slog.DiscardHandler))
 	e.fetcher = &fakeFetcher{answer: down}
+	e.resolvers = testResolvers
 	e.LoadState()
 	writeFile(t, e.paths.Config, w.text())
 	return e

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -50,6 +51,9 @@ type DeleteSet struct{ Name string }
 
 // DeleteCounter deletes a named counter.
 type DeleteCounter struct{ Name string }
+
+// DeleteObject deletes a named object of another kind.
+type DeleteObject struct{ Object Object }
 
 // DeleteTable deletes our table with all that is in it: `cfwall off`.
 type DeleteTable struct{}
@@ -123,6 +127,13 @@ func (o SetRules) String() string {
 		lines = append(lines, fmt.Sprintf("add rule %s %s", o.Chain.Name, r))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// objectKinds are nft's words for the kernel's numbers (NFT_OBJECT_QUOTA and so on).
+var objectKinds = map[uint32]string{2: "quota", 3: "ct helper", 4: "limit", 6: "tunnel", 7: "ct timeout", 8: "secmark", 9: "ct expectation", 10: "synproxy"}
+
+func (o DeleteObject) String() string {
+	return fmt.Sprintf("delete %s %s", cmp.Or(objectKinds[o.Object.Kind], "object"), o.Object.Name)
 }
 
 func (o DeleteTable) String() string   { return "delete table" }

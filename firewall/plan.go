@@ -301,6 +301,9 @@ func (p *planner) leftovers() {
 			p.clear = append(p.clear, DeleteCounter{c.Name})
 		}
 	}
+	for _, o := range p.have.Objects {
+		p.clear = append(p.clear, DeleteObject{o})
+	}
 }
 
 // RemovePlan leads to no table at all: `cfwall off`, the only way to open.

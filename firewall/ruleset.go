@@ -29,7 +29,14 @@ type Ruleset struct {
 	Flags    uint32 // others, as the kernel reports them; Build wants none
 	Sets     []Set
 	Counters []Counter
+	Objects  []Object // of other kinds, which Build never makes
 	Chains   []Chain
+}
+
+// An Object is a named one that no ruleset of ours has: a quota, a limit, a helper.
+type Object struct {
+	Kind uint32 // the kernel's number (NFT_OBJECT_QUOTA and so on)
+	Name string
 }
 
 // SetType is the type of a set's elements, in nft's words.
@@ -142,6 +149,21 @@ func (r Ruleset) TrustsInterfaces() bool {
 			return slices.Contains(rule.Code, Expr(Meta{MetaInputName})) || slices.Contains(rule.Code, Expr(Meta{MetaOutputName}))
 		})
 	})
+}
+
+// expiringSoon is how near its end an element need not be in the kernel any more,
+// and need not be gone yet.
+const expiringSoon = expiryTolerance
+
+// Unexpired leaves out the elements that have expired, or are about to.
+func (r Ruleset) Unexpired(now time.Time) Ruleset {
+	r.Sets = slices.Clone(r.Sets)
+	for i, s := range r.Sets {
+		r.Sets[i].Elements = slices.DeleteFunc(slices.Clone(s.Elements), func(e Element) bool {
+			return !e.Expires.IsZero() && e.Expires.Before(now.Add(expiringSoon))
+		})
+	}
+	return r
 }
 
 // Set returns a set by name.

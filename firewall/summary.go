@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"strings"
 )
 
 // Meaning says what a change of tables means for those who reach this host and
@@ -88,6 +89,8 @@ func summarize(op Op) string {
 		return "- chain " + op.Name
 	case DeleteSet:
 		return "- set " + op.Name
+	case DeleteObject:
+		return "- " + strings.TrimPrefix(op.String(), "delete ")
 	case DeleteCounter:
 		return "- counter " + op.Name
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cfwall/cfwall/cloudflared"
 	"github.com/cfwall/cfwall/daemon"
+	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
 )
 
@@ -24,6 +25,9 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 	f.add("ranges", "%s", rangesLine(s.Ranges, now))
 	f.add("source", "%s", sourceLine(s.Ranges.Source, s.Ranges.Agreement))
 	f.add("table", "%s", tableLine(s.Table))
+	if s.Repairs.Count > 0 {
+		f.add("repaired", "%s", repairsText(s.Repairs, now))
+	}
 	if s.Table.Present {
 		f.add("traffic", "%s", trafficLine(s.Counters))
 	}
@@ -132,8 +136,29 @@ func tableLine(t daemon.TableStatus) string {
 	case !t.Matches:
 		return family + " cfwall, DIFFERS from the policy (read from the kernel now)"
 	}
-	return family + " cfwall, matches the policy (read from the kernel now)"
+	return family + " cfwall, matches the policy (read from the kernel now)\n" + holdText(t.Ownership)
 }
+
+// holdText says who may change the table.
+func holdText(h firewall.Hold) string {
+	switch h {
+	case firewall.Owned:
+		return "owned by the daemon: no other program can change or flush it"
+	case firewall.Foreign:
+		return "held by another process: only that can change it"
+	case firewall.Orphan:
+		return "left by a daemon that ended: any root program can change it"
+	}
+	return "any root program can change it; the daemon puts that right at once"
+}
+
+func repairsText(r daemon.Repairs, now time.Time) string {
+	last := r.Last[0]
+	return fmt.Sprintf("%s by other programs put right, the last %s: %s\n%s", plural(r.Count, "change"), ago(last.At, now), last.By, strings.Join(last.Changes[:min(len(last.Changes), shownChanges)], "\n"))
+}
+
+// shownChanges is how many changes of a repair are named.
+const shownChanges = 3
 
 func inboundLine(i daemon.InboundStatus) string {
 	if len(i.Open) == 0 {

@@ -84,7 +84,9 @@ func (b *batch) op(op firewall.Op) error {
 	case firewall.DeleteSet:
 		b.remove(unix.NFT_MSG_DELSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, op.Name)
 	case firewall.DeleteCounter:
-		b.removeCounter(op.Name)
+		b.removeObject(firewall.Object{Kind: unix.NFT_OBJECT_COUNTER, Name: op.Name})
+	case firewall.DeleteObject:
+		b.removeObject(op.Object)
 	case firewall.DeleteTable:
 		b.add(unix.NFT_MSG_DELTABLE, 0, func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, firewall.TableName) })
 	default:
@@ -210,11 +212,11 @@ func (b *batch) addCounter(c firewall.Counter) {
 	})
 }
 
-func (b *batch) removeCounter(name string) {
+func (b *batch) removeObject(o firewall.Object) {
 	b.add(unix.NFT_MSG_DELOBJ, 0, func(e *netlink.AttributeEncoder) {
 		e.String(unix.NFTA_OBJ_TABLE, firewall.TableName)
-		e.String(unix.NFTA_OBJ_NAME, name)
-		e.Uint32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+		e.String(unix.NFTA_OBJ_NAME, o.Name)
+		e.Uint32(unix.NFTA_OBJ_TYPE, o.Kind)
 	})
 }
 

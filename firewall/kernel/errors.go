@@ -13,6 +13,8 @@ import (
 var (
 	// ErrPermission: the process has no CAP_NET_ADMIN. It is fs.ErrPermission.
 	ErrPermission = fmt.Errorf("no permission to change the firewall (CAP_NET_ADMIN is missing): %w", fs.ErrPermission)
+	// ErrForeign: another process holds the table, so that nobody else can change it.
+	ErrForeign = errors.New("the table inet cfwall is held by another process")
 	// ErrBusy: other programs changed the ruleset meanwhile; read again and
 	// make a new plan.
 	ErrBusy = errors.New("the ruleset changed meanwhile")

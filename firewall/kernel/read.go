@@ -161,7 +161,7 @@ func (r *reader) table(family firewall.Family) (_ *firewall.Ruleset, owner uint3
 	if errors.Is(err, unix.ENOENT) {
 		return nil, 0, nil
 	}
-	for _, part := range []func(*firewall.Ruleset) error{r.sets, r.counters, r.chains, r.rules} {
+	for _, part := range []func(*firewall.Ruleset) error{r.sets, r.objects, r.chains, r.rules} {
 		if err == nil {
 			err = part(table)
 		}
@@ -284,15 +284,17 @@ func (r *reader) elements(set string, flags uint32) (keys []key, plain bool, err
 	return keys, plain, err
 }
 
-func (r *reader) counters(table *firewall.Ruleset) error {
-	kind := func(e *netlink.AttributeEncoder) { e.Uint32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER) }
-	return r.dump(unix.NFT_MSG_GETOBJ, kind, func(f fields) {
-		if f.number(unix.NFTA_OBJ_TYPE) != unix.NFT_OBJECT_COUNTER {
+// objects lists counters, and what there is besides.
+func (r *reader) objects(table *firewall.Ruleset) error {
+	return r.dump(unix.NFT_MSG_GETOBJ, nil, func(f fields) {
+		name, kind := f.text(unix.NFTA_OBJ_NAME), f.number(unix.NFTA_OBJ_TYPE)
+		if kind != unix.NFT_OBJECT_COUNTER {
+			table.Objects = append(table.Objects, firewall.Object{Kind: kind, Name: name})
 			return
 		}
 		data := parseFields(f.bytes(unix.NFTA_OBJ_DATA))
 		table.Counters = append(table.Counters, firewall.Counter{
-			Name:    f.text(unix.NFTA_OBJ_NAME),
+			Name:    name,
 			Comment: commentText(f.bytes(objectUserdata), userdata.TypeComment),
 			Packets: data.number64(unix.NFTA_COUNTER_PACKETS),
 			Bytes:   data.number64(unix.NFTA_COUNTER_BYTES),

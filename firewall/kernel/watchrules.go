@@ -26,9 +26,6 @@ type Change struct {
 
 // A RulesWatch gathers changes of the ruleset until they are taken.
 type RulesWatch struct {
-	// News has a word when there is something to take. It is closed when the watch
-	// has ended: with its context, or because its socket failed.
-	News <-chan struct{}
 	news chan struct{}
 
 	mu      sync.Mutex
@@ -37,6 +34,10 @@ type RulesWatch struct {
 
 	touched bool // a table of ours, by the transaction that is being read
 }
+
+// News has a word when there is something to take. It is closed when the watch
+// has ended: with its context, or because its socket failed.
+func (w *RulesWatch) News() <-chan struct{} { return w.news }
 
 // Take returns the changes since the last call. Lost says that there were more,
 // of which nothing is known.
@@ -73,10 +74,7 @@ func WatchRules(ctx context.Context) (*RulesWatch, error) {
 	return w, nil
 }
 
-func newRulesWatch() *RulesWatch {
-	news := make(chan struct{}, 1)
-	return &RulesWatch{News: news, news: news}
-}
+func newRulesWatch() *RulesWatch { return &RulesWatch{news: make(chan struct{}, 1)} }
 
 // receiver is the part of a netlink connection that a watch needs.
 type receiver interface {

@@ -25,7 +25,7 @@ func (h host) watch(t *testing.T) *RulesWatch {
 	}
 	t.Cleanup(func() {
 		stop()
-		for range w.News { // its end
+		for range w.News() { // its end
 		}
 	})
 	return w
@@ -35,7 +35,7 @@ func (h host) watch(t *testing.T) *RulesWatch {
 func (w *RulesWatch) await(t *testing.T) (changes []Change, lost bool) {
 	t.Helper()
 	select {
-	case _, open := <-w.News:
+	case _, open := <-w.News():
 		if !open {
 			t.Fatal("the watch has ended")
 		}
@@ -69,21 +69,24 @@ func TestWatchRulesNamesWhoChangedWhat(t *testing.T) {
 		}
 		n += len(changes)
 	}
-	for commands, ours := range map[string]bool{
-		"add table inet other":                                              false,
-		"add rule inet cfwall guard accept":                                 true,
-		"add element inet cfwall cloudflare4 { 198.51.100.0/24 }":           true,
-		"add table inet cfwall { flags dormant; }":                          true,
-		"add table inet other2; flush chain inet cfwall closed":             true,
-		"add chain inet other x; add rule inet other x counter":             false,
-		"delete element inet cfwall cloudflare4 { 198.51.100.0/24 }":        true,
-		"add counter inet cfwall x":                                         true,
-		"add table ip6 third; add table ip6 fourth; delete table ip6 third": false,
+	for _, tt := range []struct {
+		commands string
+		ours     bool
+	}{
+		{"add table inet other", false},
+		{"add rule inet cfwall guard accept", true},
+		{"add element inet cfwall cloudflare4 { 198.51.100.0/24 }", true},
+		{"delete element inet cfwall cloudflare4 { 198.51.100.0/24 }", true},
+		{"add table inet cfwall { flags dormant; }", true},
+		{"add table inet other2; flush chain inet cfwall closed", true},
+		{"add chain inet other x; add rule inet other x counter", false},
+		{"add counter inet cfwall x", true},
+		{"add table ip6 third; add table ip6 fourth; delete table ip6 third", false},
 	} {
-		h.nft(t, commands+"\n", "-f", "-")
+		h.nft(t, tt.commands+"\n", "-f", "-")
 		changes, lost := w.await(t)
-		if len(changes) != 1 || lost || changes[0].Ours != ours || changes[0].Program != "nft" || changes[0].Port == h.kernel.Port() {
-			t.Errorf("%s: told %+v (lost: %t)", commands, changes, lost)
+		if len(changes) != 1 || lost || changes[0].Ours != tt.ours || changes[0].Program != "nft" || changes[0].Port == h.kernel.Port() {
+			t.Errorf("%s: told %+v (lost: %t)", tt.commands, changes, lost)
 		}
 	}
 	h.nft(t, "", "flush", "ruleset")
@@ -140,8 +143,8 @@ func TestWatchRulesEndsWithItsSocket(t *testing.T) {
 	if _, lost := w.Take(); !lost {
 		t.Error("lost events were not told")
 	}
-	<-w.News
-	if _, open := <-w.News; open {
+	<-w.News()
+	if _, open := <-w.News(); open {
 		t.Error("the end was not told")
 	}
 }

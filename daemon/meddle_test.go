@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,6 +133,29 @@ func (w *windows) await(t *testing.T, h *lab.Host, want firewall.Ruleset) time.D
 	}
 }
 
+// A machineWatch finds out whether this machine is too busy to judge how fast
+// something else is: a sleep of a millisecond that takes more than ten shows it.
+type machineWatch struct{ late atomic.Int64 }
+
+func watchMachine(t *testing.T) *machineWatch {
+	t.Helper()
+	var m machineWatch
+	ctx, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	go func() {
+		for ctx.Err() == nil {
+			began := time.Now()
+			time.Sleep(time.Millisecond)
+			m.late.Store(max(m.late.Load(), int64(time.Since(began))))
+		}
+	}()
+	return &m
+}
+
+func (m *machineWatch) forget() { m.late.Store(0) }
+
+func (m *machineWatch) starved() bool { return m.late.Load() > int64(10*time.Millisecond) }
+
 // On a kernel without owners of tables, whatever others do is put right within
 // milliseconds, and status names who did it.
 func TestMeddlingWithAPlainTable(t *testing.T) {
@@ -148,23 +172,31 @@ func TestMeddlingWithAPlainTable(t *testing.T) {
 	w := watchWindows(t, s.Web)
 	c := newCrowd(t, s)
 	random := rand.New(rand.NewPCG(4, 2026))
+	busy := watchMachine(t)
 	var all []time.Duration
 	n := amount(300, 3000)
 	for i := range n {
+		busy.forget()
 		if out, err := nft(s.Web, meddling[i%len(meddling)]); err != nil {
 			t.Fatalf("%s: %v %s", meddling[i%len(meddling)], err, out)
 		}
-		all = append(all, w.await(t, s.Web, want))
+		if stood := w.await(t, s.Web, want); !busy.starved() {
+			all = append(all, stood)
+		}
 		time.Sleep(time.Duration(60+random.IntN(60)) * time.Millisecond) // below what counts as a storm
 	}
 	leaked, _ := c.verdict(t)
+	if len(all) < n/3 {
+		t.Fatalf("the machine was too busy: only %d of %d changes can be judged", len(all), n)
+	}
 	slices.Sort(all)
 	var sum time.Duration
 	for _, d := range all {
 		sum += d
 	}
-	mean, p99 := sum/time.Duration(n), all[n*99/100]
-	t.Logf("%d changes stood for %v on average, %v at the 99th of 100, %v at most; %d datagrams of strangers arrived", n, mean, p99, all[n-1], leaked)
+	judged := len(all)
+	mean, p99 := sum/time.Duration(judged), all[judged*99/100]
+	t.Logf("%d changes, of which %d are judged, stood for %v on average, %v at the 99th of 100, %v at most; %d datagrams of strangers arrived", n, judged, mean, p99, all[judged-1], leaked)
 	if mean > 20*time.Millisecond || p99 > 50*time.Millisecond {
 		t.Errorf("put right after %v on average and %v at the 99th of 100", mean, p99)
 	}

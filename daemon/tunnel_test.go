@@ -327,7 +327,7 @@ func TestTunnelMetrics(t *testing.T) {
 		return r.Body.String()
 	}
 	text := get()
-	for _, want := range []string{"\ncfwall_tunnel_connections 4\n", `mode="tunnel",ownership="plain"} 1`, `cfwall_packets_total{counter="tunnel_udp"} 0`} {
+	for _, want := range []string{"\ncfwall_tunnel_connections 4\n", `mode="tunnel",ownership=""} 1`, `cfwall_packets_total{counter="tunnel_udp"} 0`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}

@@ -105,6 +105,7 @@ func Parse(r io.Reader, name string) (Config, error) {
 func (d *document) config(r raw) Config {
 	c := Default()
 	set(d, r.Mode, &c.Policy.Mode, text(oneOf("mode", firewall.ModeCloudflare, firewall.ModeTunnel)))
+	set(d, r.Audit, &c.Policy.Audit, parseBool)
 	d.web(r, &c.Policy)
 	d.allow(r, &c.Policy)
 	set(d, r.Inbound.Policy, &c.Policy.Inbound.Drop, text(parseDrop))

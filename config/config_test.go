@@ -93,6 +93,8 @@ func TestParse(t *testing.T) {
 		{"OK reference", Reference, func(*Config) {}},
 		{"OK mode", `mode = "cloudflare"`, func(*Config) {}},
 		{"OK mode tunnel", `mode = "tunnel"`, func(c *Config) { c.Policy.Mode = firewall.ModeTunnel }},
+		{"OK audit", `audit = true`, func(c *Config) { c.Policy.Audit = true }},
+		{"OK no audit", `audit = false`, func(*Config) {}},
 		{"OK ports and ranges", `web.tcp = [443, "8000-8010", 0x50, "8443"]`, func(c *Config) {
 			c.Policy.TCP = []firewall.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8010}, {First: 8443, Last: 8443}}
 		}},
@@ -339,8 +341,9 @@ func FuzzParse(f *testing.F) {
 func written(t *testing.T, c Config) string {
 	t.Helper()
 	table := map[string]any{
-		"mode": c.Policy.Mode,
-		"web":  map[string]any{"tcp": texts(c.Policy.TCP), "udp": texts(c.Policy.UDP)},
+		"mode":  c.Policy.Mode,
+		"audit": c.Policy.Audit,
+		"web":   map[string]any{"tcp": texts(c.Policy.TCP), "udp": texts(c.Policy.UDP)},
 		"allow": map[string]any{
 			"from":              texts(c.Policy.Allow.Networks()),
 			"interfaces":        append([]string{}, c.Policy.Interfaces...),

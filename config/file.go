@@ -15,8 +15,9 @@ import (
 
 // raw mirrors the file. A nil value is a key that the file does not set.
 type raw struct {
-	Mode *value `toml:"mode"`
-	Web  struct {
+	Mode  *value `toml:"mode"`
+	Audit *value `toml:"audit"`
+	Web   struct {
 		TCP *value `toml:"tcp"`
 		UDP *value `toml:"udp"`
 	} `toml:"web"`

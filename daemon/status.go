@@ -219,7 +219,7 @@ func (e *Engine) addOutbound(ctx context.Context, s *Status, h firewall.Host) {
 		e.log.Warn("rejected destinations could not be listed", "error", err)
 	}
 	for _, r := range all {
-		s.Outbound.Rejected = append(s.Outbound.Rejected, Rejected{r.Protocol, r.Destination, r.Packets, r.Last})
+		s.Outbound.Rejected = append(s.Outbound.Rejected, Rejected{r.Protocol, r.Peer, r.Packets, r.Last})
 	}
 }
 

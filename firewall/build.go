@@ -129,6 +129,7 @@ func (b builder) sets(f addressFamily) []Set {
 		})
 	}
 	sets = append(sets, b.allowedSet(f))
+	sets = append(sets, b.auditSets(f)...)
 	if b.policy.Outbound.Drop {
 		sets = append(sets, b.egressSets(f)...)
 	}
@@ -140,16 +141,19 @@ func (b builder) counters(f addressFamily) []Counter {
 	add := func(name, comment string) {
 		counters = append(counters, Counter{Name: name + f.suffix, Comment: f.full + " packets " + comment})
 	}
+	refused := func(name, comment string) {
+		counters = append(counters, Counter{Name: b.named(name + f.suffix), Comment: b.refused(f.full + " packets " + comment)})
+	}
 	if b.policy.Mode == ModeCloudflare {
 		add("admitted_cloudflare", "admitted from Cloudflare")
 	}
 	add("admitted_allowed", "admitted by allow entries")
-	add("dropped", "dropped at the guarded ports")
+	refused("dropped", "dropped at the guarded ports")
 	if b.policy.Inbound.Drop {
-		add("dropped_inbound", "dropped at the other ports")
+		refused("dropped_inbound", "dropped at the other ports")
 	}
 	if b.policy.Outbound.Drop {
-		add("rejected_outbound", "that this host was not let send")
+		refused("rejected_outbound", "that this host was not let send")
 	}
 	return counters
 }
@@ -237,7 +241,7 @@ func (b builder) fragments() Chain {
 		return c
 	}
 	c.Rules = append(c.Rules, b.unfiltered()...)
-	c.Rules = append(c.Rules, rule("a fragment that hides its port", count("dropped_inbound6"), drop()))
+	c.Rules = append(c.Rules, rule(b.refused("a fragment that hides its port"), count(b.named("dropped_inbound6")), b.drop()))
 	return c
 }
 
@@ -333,9 +337,10 @@ func (b builder) trusted(w wayEnd) []Rule {
 
 // dropped drops everything else, counted for each family.
 func (b builder) dropped(counter string) []Rule {
-	rules := []Rule{rule("everyone else", count(counter+ipv4.suffix), drop())}
+	comment, counter := b.refused("everyone else"), b.named(counter)
+	rules := b.rememberDropped()
 	if b.host.IPv6 {
-		rules = append([]Rule{rule("everyone else", b.only(ipv6)[0], count(counter+ipv6.suffix), drop())}, rules...)
+		rules = append(rules, rule(comment, b.only(ipv6)[0], count(counter+ipv6.suffix), b.drop()))
 	}
-	return rules
+	return append(rules, rule(comment, count(counter+ipv4.suffix), b.drop()))
 }

@@ -50,7 +50,7 @@ func (b builder) egress() Chain {
 	add("cloudflared's other resolver", b.toNetwork(netip.MustParsePrefix("1.1.1.1/32")), tcp.toPorts([]uint16{853}), accept())
 	c.Rules = append(c.Rules, b.services(b.policy.Outbound.Allow, b.toNetwork, "[outbound] allow")...)
 	for _, f := range b.families() {
-		add("remembered for cfwall status", b.remember(f, "rejected"+f.suffix))
+		add("remembered for cfwall status", b.rememberDestination(f, b.named("rejected"+f.suffix)))
 	}
 	c.Rules = append(c.Rules, b.rejected()...)
 	return c
@@ -81,7 +81,7 @@ func (b builder) tunnelNeeds(f addressFamily) []Rule {
 func (b builder) egressSets(f addressFamily) []Set {
 	sets := []Set{
 		{Name: "resolvers" + f.suffix, Type: f.setType, Comment: "the DNS servers of this host", Elements: f.resolvers(b.host)},
-		{Name: "rejected" + f.suffix, Type: f.serviceType, Timeouts: true, Comment: "where this host was not let send to"},
+		{Name: b.named("rejected" + f.suffix), Type: f.serviceType, Timeouts: true, Comment: b.refused("where this host was not let send to")},
 	}
 	if b.edgeSet(f) == "edge"+f.suffix {
 		sets = append(sets, Set{
@@ -113,9 +113,13 @@ func (f addressFamily) resolvers(h Host) []Element {
 // rejected refuses everything else, counted for each family.
 func (b builder) rejected() []Rule {
 	var rules []Rule
-	add := func(parts ...match) { rules = append(rules, rule("everything else", parts...)) }
+	add := func(parts ...match) { rules = append(rules, rule(b.refused("everything else"), parts...)) }
 	for _, f := range b.families() {
-		add(append(b.only(f), count("rejected_outbound"+f.suffix))...)
+		add(append(b.only(f), count(b.named("rejected_outbound"+f.suffix)))...)
+	}
+	if b.policy.Audit {
+		add(accept())
+		return rules
 	}
 	add(reset())
 	add(b.prohibited())

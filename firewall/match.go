@@ -347,14 +347,23 @@ func sentBy(user uint32) match {
 	return match{fmt.Sprintf("meta skuid %d", user), []Expr{Meta{MetaUser}, Equal{Data: native32(user)}}}
 }
 
-// remember notes where a packet wanted to go.
-func (b builder) remember(f addressFamily, set string) match {
+// rememberDestination notes where a packet wanted to go, rememberSource whence
+// it came, with the port that it went to.
+func (b builder) rememberDestination(f addressFamily, set string) match {
+	return b.remember(f, set, "daddr", f.destination)
+}
+
+func (b builder) rememberSource(f addressFamily, set string) match {
+	return b.remember(f, set, "saddr", f.source)
+}
+
+func (b builder) remember(f addressFamily, set, field string, offset uint32) match {
 	word := (f.size + 3) / 4
 	code := append([]Expr{Meta{MetaProtocol}, oneOf(TypeInetProtocols, "\x06", "\x11")}, b.family(f)...)
 	return match{
-		fmt.Sprintf("meta l4proto { 6, 17 } update @%s { %s daddr . meta l4proto . th dport counter }", set, f.name),
+		fmt.Sprintf("meta l4proto { 6, 17 } update @%s { %s %s . meta l4proto . th dport counter }", set, f.name, field),
 		append(code,
-			Payload{NetworkHeader, f.destination, f.size},
+			Payload{NetworkHeader, offset, f.size},
 			Into{word, Meta{MetaProtocol}},
 			Into{word + 1, loadPort},
 			Remember{set}),

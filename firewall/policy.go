@@ -37,6 +37,9 @@ type Policy struct {
 	Interfaces []string
 	// ContainerBridges trusts the bridges that container engines made.
 	ContainerBridges bool
+	// Audit lets everything pass, and counts and remembers what the rest of the
+	// policy would drop or reject.
+	Audit bool
 
 	Inbound  Inbound
 	Outbound Outbound

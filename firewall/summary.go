@@ -27,7 +27,24 @@ func Meaning(before *Ruleset, after Ruleset) []string {
 			lines = append(lines, c.ends)
 		}
 	}
-	return lines
+	return append(auditMeaning(before, after, len(lines) > 0), lines...)
+}
+
+// auditMeaning says when audit mode begins and ends, and that it goes on where
+// others of the lines would read as if something were dropped.
+func auditMeaning(before *Ruleset, after Ruleset, others bool) []string {
+	const lasting = ": NOTHING IS DROPPED; what the policy would drop is counted, and cfwall status lists it"
+	was, is := before != nil && before.Audit(), after.Audit()
+	switch {
+	case is && !was:
+		return []string{"audit begins" + lasting}
+	case was && !is:
+		return []string{"audit ends: what the policy drops is dropped from now on"}
+	case is && others:
+		return []string{"audit goes on" + lasting}
+	default:
+		return nil
+	}
 }
 
 func modeMeaning(before *Ruleset, after Ruleset) string {

@@ -25,6 +25,8 @@ type Decision struct {
 	// Verdict is Accept or Drop. Accept leaves the packet to the other
 	// tables of the host.
 	Verdict VerdictKind
+	// WouldDrop is true where the packet passes only because of Policy.Audit.
+	WouldDrop bool
 	// Chain and Rule decided; Rule is zero where no rule matched.
 	Chain string
 	Rule  Rule
@@ -51,7 +53,7 @@ func (r Ruleset) Decide(p Packet) Decision {
 		}
 		t.doubt(c.Hook.Foreign != "" || !slices.Contains(p.way(), c.Hook.Point))
 		t.chain(c)
-		if t.decision.Verdict == Drop {
+		if t.decision.Verdict == Drop || t.decision.WouldDrop {
 			break
 		}
 	}
@@ -165,7 +167,10 @@ func (t *tracer) step(e Expr) bool {
 		return e.holds(t.register) != e.Not
 	case InSet:
 		return t.look(e.Name)
-	case Count, Into, Remember:
+	case Count:
+		t.decision.WouldDrop = t.decision.WouldDrop || countsAudit(e)
+		return true
+	case Into, Remember:
 		return true
 	default:
 		return t.load("", false)

@@ -15,12 +15,13 @@ import (
 	"github.com/cfwall/cfwall/firewall"
 )
 
-// A Remembered is a destination that rules have noted.
+// A Remembered is another host that rules have noted, and the port that packets
+// from there or to there went to.
 type Remembered struct {
-	Protocol    string // "tcp" or "udp"
-	Destination netip.AddrPort
-	Packets     uint64    // since the entry was made
-	Last        time.Time // when the last packet came
+	Protocol string // "tcp" or "udp"
+	Peer     netip.AddrPort
+	Packets  uint64    // since the entry was made
+	Last     time.Time // when the last packet came
 }
 
 // Remembered lists what rules have put into sets of ours, the latest first. A
@@ -50,7 +51,7 @@ func (k *Kernel) Remembered(ctx context.Context, family firewall.Family, sets ..
 		}
 	}
 	slices.SortFunc(all, func(a, b Remembered) int {
-		return cmp.Or(b.Last.Compare(a.Last), a.Destination.Compare(b.Destination), cmp.Compare(a.Protocol, b.Protocol))
+		return cmp.Or(b.Last.Compare(a.Last), a.Peer.Compare(b.Peer), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	return all, nil
 }
@@ -66,9 +67,9 @@ func parseRemembered(element []byte, now time.Time) (Remembered, bool) {
 	size := len(key) - 8
 	a, _ := netip.AddrFromSlice([]byte(key[:size]))
 	m := Remembered{
-		Protocol:    "tcp",
-		Destination: netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(key[size+4:]))),
-		Last:        now,
+		Protocol: "tcp",
+		Peer:     netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(key[size+4:]))),
+		Last:     now,
 	}
 	if key[size] == unix.IPPROTO_UDP {
 		m.Protocol = "udp"

@@ -54,6 +54,7 @@ func Situations(now time.Time) *rapid.Generator[Situation] {
 			Allow:            ipranges.NewList(networks(t, "allow", slices.Concat(worlds4, worlds6), 0, 5)...),
 			Interfaces:       subset(t, "interfaces", "tailscale0", "wg0", "wg*"),
 			ContainerBridges: rapid.Bool().Draw(t, "container bridges"),
+			Audit:            rapid.IntRange(0, 3).Draw(t, "audit") == 0,
 			Inbound:          firewall.Inbound{Drop: rapid.Bool().Draw(t, "inbound"), Open: services(t, "open")},
 			Outbound:         firewall.Outbound{Drop: rapid.Bool().Draw(t, "outbound"), Allow: services(t, "allow")},
 			Tunnel: firewall.Tunnel{

@@ -355,7 +355,7 @@ func expectRemembered(t *testing.T, h *lab.Host, refused []service) {
 	}
 	got := make(map[string]uint64)
 	for _, r := range remembered(t, h) {
-		got[service{r.Protocol, r.Destination}.String()] = r.Packets
+		got[service{r.Protocol, r.Peer}.String()] = r.Packets
 		if time.Since(r.Last).Abs() > time.Minute {
 			t.Errorf("%v was last refused at %v", r, r.Last)
 		}

@@ -40,6 +40,7 @@ func (e *Engine) Check(ctx context.Context, o Order, probe bool) (Checked, error
 	checking := *e
 	checking.config = c
 	found := Checked{Config: c, Problems: append(policyRemarks(c, host), checking.outboundProblems(host)...), Probes: []cloudflared.ProbeResult{}}
+	found.Problems = append(found.Problems, e.withoutAudit(ctx, c, o)...)
 	if c.Policy.Mode == firewall.ModeTunnel || probe {
 		e.checkTunnel(ctx, &found, probe)
 	}

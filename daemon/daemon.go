@@ -355,7 +355,11 @@ func (d *Daemon) announce() {
 	if line := d.line(); line != d.announced {
 		d.announced = line
 		d.opts.Notify.Status(line)
-		d.opts.Log.Info(line)
+		level := slog.LevelInfo
+		if d.engine.config.Policy.Audit {
+			level = slog.LevelWarn // a log that is kept quiet says this too
+		}
+		d.opts.Log.Log(context.Background(), level, line)
 	}
 }
 
@@ -366,11 +370,15 @@ func (d *Daemon) line() string {
 		return "OFF: every port is open, until " + untilText(e.state.off)
 	case e.lastErr != nil:
 		return "NOT PROTECTED: " + e.lastErr.Error()
-	case len(e.configProblems) > 0:
-		return "protected, but " + e.configProblems[0].Text
-	default:
-		return "protected: " + describe(e.config, e.book)
 	}
+	beginning, rest := "protected: ", describe(e.config, e.book)
+	if len(e.configProblems) > 0 {
+		beginning, rest = "protected, but ", e.configProblems[0].Text
+	}
+	if e.config.Policy.Audit {
+		beginning = "AUDIT: nothing is dropped; "
+	}
+	return beginning + rest
 }
 
 // describe names the policy in one line.

@@ -205,6 +205,9 @@ func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lo
 	if risky := firewall.AtRisk(p.UDP, host); len(risky) > 0 {
 		return nil, fmt.Errorf("[web] udp %s: %w", firewall.JoinPorts(risky), firewall.ErrEphemeralUDP)
 	}
+	if p.Audit {
+		return nil, nil // nothing is closed
+	}
 	lockouts, err := e.lockouts(ctx, p, host, o.Session)
 	if o.Force {
 		err = nil
@@ -305,6 +308,7 @@ type Report struct {
 	Transactions int      `json:"transactions"` // that the kernel was sent
 	Generation   uint32   `json:"generation"`   // of the kernel's ruleset, as last read
 	Off          bool     `json:"off"`          // `cfwall off` holds: every port is open
+	Audit        bool     `json:"audit"`        // nothing is dropped
 	Cut          int      `json:"cut"`          // live connections that the change has ended
 	Forced       []Forced `json:"forced,omitempty"`
 
@@ -321,7 +325,7 @@ const passTries = 4
 // While `cfwall off` holds, the table must be absent.
 func (e *Engine) Pass(ctx context.Context) (Report, error) {
 	report, err := e.pass(ctx)
-	report.Off = e.state.isOff(time.Now())
+	report.Off, report.Audit = e.state.isOff(time.Now()), e.config.Policy.Audit
 	e.tally.pass(report, err)
 	e.lastErr = err
 	if err != nil || report.Off {

@@ -42,6 +42,7 @@ func (f *fakeTable) Read(context.Context, firewall.Family) (firewall.State, erro
 		return firewall.State{Generation: f.generation}, f.readErr
 	}
 	copied := *f.table
+	copied.Chains = slices.Clone(copied.Chains) // op changes them in place
 	return firewall.State{Table: &copied, Generation: f.generation}, nil
 }
 

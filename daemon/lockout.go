@@ -129,9 +129,7 @@ func (e *Engine) cutsCarrier(ctx context.Context, c config.Config, own sshd.Sess
 	if !own.Remote.Addr().IsLoopback() {
 		return nil
 	}
-	planned := *e
-	planned.config = c
-	report, err := planned.Plan(ctx, Order{Force: true})
+	report, err := e.planOf(ctx, c, Order{Force: true})
 	if err != nil || len(report.Cuts) == 0 {
 		return err
 	}

@@ -58,13 +58,14 @@ func metrics(s Status, t tally) []metric {
 		problems[fmt.Sprintf("code=%q,severity=%q", p.Code, p.Severity)] = 1
 	}
 	return []metric{
-		{"cfwall_protected", "gauge", "1 if the table in the kernel is what the policy wants, read now.", one(truth(s.Verdict != VerdictUnprotected))},
+		{"cfwall_protected", "gauge", "1 if the table in the kernel is what the policy wants, read now; 0 with audit = true.", one(truth(s.Verdict != VerdictUnprotected))},
+		{"cfwall_audit", "gauge", "1 if audit = true, so that nothing is dropped.", one(truth(s.Audit))},
 		{"cfwall_info", "gauge", "The version that runs, the mode that it enforces, and who may change the table.", map[string]float64{fmt.Sprintf("version=%q,mode=%q,ownership=%q", s.Daemon.Version, s.Mode, s.Table.Ownership): 1}},
 		{"cfwall_problems", "gauge", "What is not as it should be, as in cfwall status.", problems},
 		{"cfwall_ranges", "gauge", "Networks of Cloudflare's in force.", ranges},
 		{"cfwall_list_checked_timestamp_seconds", "gauge", "When the list was last confirmed by Cloudflare; 0 if never.", one(timestamp(s.Ranges.CheckedAt))},
 		{"cfwall_tunnel_connections", "gauge", "Connections of cloudflared to Cloudflare, in mode tunnel.", tunnelConnections(s.Tunnel)},
-		{"cfwall_packets_total", "counter", "Packets admitted, dropped, rejected and sent by the tunnel.", packets},
+		{"cfwall_packets_total", "counter", "Packets admitted, dropped, rejected and sent by the tunnel; would_be_: that audit let pass.", packets},
 		{"cfwall_bytes_total", "counter", "Bytes of those packets.", bytes},
 		{"cfwall_repairs_total", "counter", "Changes of the table by other programs that were put right.", one(float64(s.Repairs.Count))},
 		{"cfwall_passes_total", "counter", "Passes by result.", labelled("result", t.passes)},

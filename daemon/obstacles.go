@@ -42,7 +42,7 @@ func (s surroundings) obstacles(ctx context.Context, c config.Config, flows []cl
 // runs here.
 func (s surroundings) ownObstacles(c config.Config, flows []cloudflared.Flow) []Problem {
 	p := c.Policy
-	if !p.Outbound.Drop {
+	if !p.Outbound.Drop || p.Audit {
 		return nil
 	}
 	refused := func(cure, format string, args ...any) []Problem {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
 )
@@ -54,6 +55,7 @@ type PlanReport struct {
 	Changes []string `json:"changes"` // in words
 	Script  string   `json:"nft"`     // the same as commands of nft
 	Off     bool     `json:"off"`     // `cfwall off` holds: every port is open
+	Audit   bool     `json:"audit"`   // nothing is dropped then
 	Cuts    []Cut    `json:"cuts"`    // live connections that it will end
 	// Refused says why apply would ask for --force; "" where it would not.
 	Refused string `json:"refused,omitempty"`
@@ -66,6 +68,10 @@ func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 	if err != nil {
 		return PlanReport{}, err
 	}
+	return e.planOf(ctx, c, o)
+}
+
+func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanReport, error) {
 	planned := *e
 	planned.config = c
 	want, host, err := planned.Want(time.Now())
@@ -79,7 +85,7 @@ func (e *Engine) Plan(ctx context.Context, o Order) (PlanReport, error) {
 	p := e.plan(have, want)
 	report := PlanReport{
 		Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(time.Now()), Cuts: []Cut{},
-		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...),
+		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...), Audit: c.Policy.Audit,
 	}
 	if !report.Empty && !report.Off {
 		ctx, cancel := context.WithTimeout(ctx, longestCut)

@@ -28,6 +28,7 @@ type Status struct {
 	Schema   string             `json:"schema"`
 	Verdict  string             `json:"verdict"`
 	Mode     firewall.Mode      `json:"mode"`
+	Audit    bool               `json:"audit"`          // nothing is dropped
 	Since    time.Time          `json:"since,omitzero"` // the table has been right since
 	Guarded  Guarded            `json:"guarded"`
 	Table    TableStatus        `json:"table"`
@@ -41,7 +42,8 @@ type Status struct {
 	Open     []string           `json:"open"` // what the world can reach besides: listeners that no rule closes
 	Inbound  InboundStatus      `json:"inbound"`
 	Outbound OutboundStatus     `json:"outbound"`
-	Tunnel   *TunnelStatus      `json:"tunnel,omitempty"` // in mode tunnel
+	Tunnel   *TunnelStatus      `json:"tunnel,omitempty"`   // in mode tunnel
+	WouldBe  *WouldBe           `json:"would_be,omitempty"` // in audit mode
 }
 
 // InboundStatus says what else may come in.
@@ -155,6 +157,7 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 	s.Problems = append(s.Problems, e.problems(now, s.Table)...)
 	s.Problems = append(s.Problems, e.outboundProblems(host)...)
 	e.addOutbound(ctx, &s, host)
+	e.addAudit(ctx, &s, host)
 	s.judge()
 	return s, nil
 }
@@ -163,7 +166,7 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 func (e *Engine) known(now time.Time) Status {
 	p := e.config.Policy
 	s := Status{
-		Schema: StatusSchema, Mode: p.Mode, Since: e.since, Daemon: e.self, Repairs: e.repairs.clone(),
+		Schema: StatusSchema, Mode: p.Mode, Audit: p.Audit, Since: e.since, Daemon: e.self, Repairs: e.repairs.clone(),
 		Guarded: Guarded{firewall.JoinPorts(p.TCP), firewall.JoinPorts(p.UDP)},
 		Ranges:  e.rangesStatus(), Allowed: e.allowedStatus(now), Counters: map[string]Traffic{}, Problems: []Problem{},
 		Inbound:  InboundStatus{policyText(p.Inbound.Drop), servicesText(p.Inbound.Open, "from")},
@@ -225,7 +228,7 @@ func (e *Engine) addOutbound(ctx context.Context, s *Status, h firewall.Host) {
 
 // guarding is the policy in so far as a table is there to enforce it.
 func (e *Engine) guarding(t TableStatus) firewall.Policy {
-	if !t.Present {
+	if !t.Present || e.config.Policy.Audit {
 		return firewall.Policy{}
 	}
 	return e.config.Policy
@@ -301,7 +304,7 @@ func networkText(n netip.Prefix) string {
 
 // problems lists what is wrong with the table, the list, the config and the disk.
 func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
-	problems := e.tableProblems(now, t)
+	problems := append(e.tableProblems(now, t), e.auditProblems()...)
 	if e.lastErr != nil {
 		problems = append(problems, Problem{"pass-failed", Degraded, "the last pass failed: " + e.lastErr.Error(), cureOf(e.lastErr)})
 	}

@@ -64,7 +64,7 @@ func (s surroundings) lookAtTunnel(ctx context.Context, c config.Config, probe b
 // probeProblems sums up what could not be reached. Where the tunnel's port is
 // for another user, a failure of ours says nothing about that one.
 func probeProblems(p firewall.Policy, all []cloudflared.ProbeResult) []Problem {
-	if p.Outbound.Drop && p.Tunnel.User != "" {
+	if p.Outbound.Drop && p.Tunnel.User != "" && !p.Audit {
 		return []Problem{{"probe-in-vain", Warning, "whether Cloudflare can be reached was not tried: only the user of [tunnel] user may talk to it", "cfwall status says whether cloudflared is connected"}}
 	}
 	var failed []string
@@ -113,7 +113,7 @@ func askReady(ctx context.Context, r config.Ready) []cloudflared.Instance {
 // tunnelReady refuses to close the web ports for a tunnel that is not up. Where
 // they are closed already there is nothing to refuse.
 func (e *Engine) tunnelReady(ctx context.Context, c config.Config) error {
-	if c.Policy.Mode != firewall.ModeTunnel || c.Tunnel.Ready.Off {
+	if c.Policy.Mode != firewall.ModeTunnel || c.Tunnel.Ready.Off || c.Policy.Audit {
 		return nil
 	}
 	host, err := e.host()
@@ -121,7 +121,7 @@ func (e *Engine) tunnelReady(ctx context.Context, c config.Config) error {
 		return err
 	}
 	have, err := e.table.Read(ctx, familyOf(host))
-	if err != nil || have.Table != nil && have.Table.Mode() == firewall.ModeTunnel {
+	if err != nil || have.Table != nil && have.Table.Mode() == firewall.ModeTunnel && !have.Table.Audit() {
 		return nil // whatever is wrong with the table, the pass will say it
 	}
 	if why := notReady(e.ready(ctx, c.Tunnel.Ready)); why != "" {

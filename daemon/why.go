@@ -27,6 +27,7 @@ const (
 	NotGuarded = "unguarded" // cfwall does not look at this port
 	Unknown    = "unknown"   // the table holds rules that this version does not know
 	NoTable    = "no-table"  // nothing is guarded
+	Audited    = "audit"     // it would be dropped, but audit = true lets everything pass
 )
 
 // An Explanation says what becomes of a packet, read from the kernel's table.
@@ -64,10 +65,16 @@ func (e *Engine) Why(ctx context.Context, q Question) (Explanation, error) {
 	if d.Set != "" {
 		x.Set, x.Entry = d.Set, firewall.RangeString(d.Element.Range)
 	}
+	if d.WouldDrop {
+		d.Verdict = firewall.Drop
+	}
 	if q.Outgoing {
 		x.Verdict, x.Text = e.judgeOutgoing(q, d)
 	} else {
 		x.Verdict, x.Text = e.judge(q, d, p.Interface)
+	}
+	if d.WouldDrop && x.Verdict == Dropped {
+		x.Verdict, x.Text = Audited, "it would be dropped, but audit = true lets everything pass: "+x.Text
 	}
 	return x, nil
 }

@@ -82,6 +82,7 @@ func (o *options) showReport(cmd *cobra.Command, r daemon.Report) error {
 	if err := o.show(cmd, r, text); err != nil {
 		return err
 	}
+	warnOfAudit(cmd, r.Audit)
 	for _, f := range r.Forced {
 		say(cmd, "warning: closed by force: %s", f.Why)
 	}

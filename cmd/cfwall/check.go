@@ -99,6 +99,9 @@ func describe(c config.Config) string {
 		fmt.Sprintf("mode %s", p.Mode),
 		fmt.Sprintf("guards tcp %s udp %s", orNone(firewall.JoinPorts(p.TCP)), orNone(firewall.JoinPorts(p.UDP))),
 	}
+	if p.Audit {
+		words = append([]string{"AUDIT (nothing is dropped, only counted)"}, words...)
+	}
 	if n := p.Allow.Len(); n > 0 {
 		words = append(words, "allows "+plural(n, "network"))
 	}

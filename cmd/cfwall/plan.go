@@ -37,6 +37,7 @@ nothing. A file named with --config is planned whatever the daemon has.`,
 			if err := o.show(cmd, p, planText(p)); err != nil {
 				return err
 			}
+			warnOfAudit(cmd, p.Audit)
 			if p.Refused != "" {
 				say(cmd, "warning: apply would refuse this: %s", p.Refused)
 				say(cmd, "hint: %s", p.Hint)

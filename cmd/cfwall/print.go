@@ -32,7 +32,7 @@ that is in force. It changes nothing and needs no privilege.`,
 			if err != nil {
 				return err
 			}
-			return o.show(cmd, nil, want.String())
+			return o.show(cmd, nil, auditComment(want)+want.String())
 		},
 	}
 	cmd.Flags().BoolVar(&reference, "reference-config", false, "print a configuration file that explains every key instead")

@@ -29,7 +29,10 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 		f.add("repaired", "%s", repairsText(s.Repairs, now))
 	}
 	if s.Table.Present {
-		f.add("traffic", "%s", trafficLine(s.Counters))
+		f.add("traffic", "%s", trafficLine(s))
+	}
+	if s.WouldBe != nil {
+		f.add("audit", "%s", auditLine(*s.WouldBe, now))
 	}
 	if len(s.Allowed) > 0 {
 		f.add("allowed", "%s", allowedLine(s.Allowed, now))
@@ -41,7 +44,7 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 		f.add("outbound", "%s", outboundLine(s.Outbound, now))
 	}
 	if len(s.Open) > 0 {
-		f.add("open", "%s: %s", strings.Join(s.Open, ", "), openBy(s.Inbound))
+		f.add("open", "%s: %s", strings.Join(s.Open, ", "), openBy(s))
 	}
 	return f.b.String() + problemsText(s.Problems)
 }
@@ -61,6 +64,9 @@ func problemsText(problems []daemon.Problem) string {
 
 func circumstances(s daemon.Status, now time.Time) []string {
 	words := []string{"mode " + string(s.Mode)}
+	if s.Audit {
+		words = append([]string{"audit: nothing is dropped"}, words...)
+	}
 	switch {
 	case s.Off != nil && s.Off.Until.IsZero():
 		words = append(words, "off since "+ago(s.Off.Since, now))
@@ -167,8 +173,11 @@ func inboundLine(i daemon.InboundStatus) string {
 	return "drop, but " + strings.Join(i.Open, "; ")
 }
 
-func openBy(i daemon.InboundStatus) string {
-	if i.Policy == "drop" {
+func openBy(s daemon.Status) string {
+	switch {
+	case s.Audit:
+		return "nothing is dropped, the world can reach them"
+	case s.Inbound.Policy == "drop":
 		return "listening, and open by the config"
 	}
 	return "not guarded, the world can reach them"
@@ -230,26 +239,39 @@ func outboundLine(o daemon.OutboundStatus, now time.Time) string {
 	if len(o.Allow) > 0 {
 		words[0] += ", " + strings.Join(o.Allow, "; ")
 	}
-	for i, r := range o.Rejected {
-		if i == shownRejections {
-			words = append(words, fmt.Sprintf("and %d more", len(o.Rejected)-i))
-			break
-		}
-		words = append(words, fmt.Sprintf("rejected %s %s %s (%s)", r.Protocol, r.Destination, ago(r.Last, now), plural(int(r.Packets), "packet")))
-	}
-	return strings.Join(words, "\n")
+	return strings.Join(append(words, rejections("rejected", o.Rejected, now)...), "\n")
 }
 
-func trafficLine(counters map[string]daemon.Traffic) string {
+func rejections(verb string, all []daemon.Rejected, now time.Time) []string {
+	var words []string
+	for _, r := range all {
+		words = append(words, fmt.Sprintf("%s %s %s %s (%s)", verb, r.Protocol, r.Destination, ago(r.Last, now), plural(int(r.Packets), "packet")))
+	}
+	return theFirst(shownRejections, words)
+}
+
+// theFirst names no more than some, and says how many there are besides.
+func theFirst(n int, words []string) []string {
+	if len(words) <= n {
+		return words
+	}
+	return append(words[:n:n], fmt.Sprintf("and %d more", len(words)-n))
+}
+
+func trafficLine(s daemon.Status) string {
+	words, prefix := "admitted %s packets, dropped %s (v4 %s, v6 %s)", ""
+	if s.Audit {
+		words, prefix = "admitted %s packets, let pass by audit %s (v4 %s, v6 %s)", firewall.WouldBe
+	}
 	var admitted uint64
-	for name, c := range counters {
+	for name, c := range s.Counters {
 		if strings.HasPrefix(name, "admitted_") {
 			admitted += c.Packets
 		}
 	}
-	dropped4 := counters["dropped4"].Packets + counters["dropped_inbound4"].Packets
-	dropped6 := counters["dropped6"].Packets + counters["dropped_inbound6"].Packets
-	return fmt.Sprintf("admitted %s packets, dropped %s (v4 %s, v6 %s)", quantity(admitted), quantity(dropped4+dropped6), quantity(dropped4), quantity(dropped6))
+	dropped4 := s.Counters[prefix+"dropped4"].Packets + s.Counters[prefix+"dropped_inbound4"].Packets
+	dropped6 := s.Counters[prefix+"dropped6"].Packets + s.Counters[prefix+"dropped_inbound6"].Packets
+	return fmt.Sprintf(words, quantity(admitted), quantity(dropped4+dropped6), quantity(dropped4), quantity(dropped6))
 }
 
 func allowedLine(all []daemon.Allowance, now time.Time) string {

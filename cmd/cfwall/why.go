@@ -97,11 +97,13 @@ func whyText(x daemon.Explanation) string {
 		daemon.NotGuarded: "NOT GUARDED",
 		daemon.Unknown:    "UNKNOWN",
 		daemon.NoTable:    "NOT GUARDED",
+		daemon.Audited:    "WOULD BE DROPPED",
 	}
 	var f fields
 	format := "%s   %s to port %d/%s\n"
 	if x.Outgoing {
 		verdicts[daemon.Dropped], verdicts[daemon.NotGuarded] = "REFUSED", "NOT FILTERED"
+		verdicts[daemon.Audited] = "WOULD BE REFUSED"
 		format = "%s   from here to %s port %d/%s\n"
 	}
 	fmt.Fprintf(&f.b, format, verdicts[x.Verdict], x.Source, x.Port, x.Protocol)

@@ -13,6 +13,9 @@ require (
 	github.com/mdlayher/netlink v1.11.2 // netlink sockets; v1.10.0 to v1.11.1 are retracted by their author for receive faults
 	github.com/pelletier/go-toml/v2 v2.4.3 // strict TOML with positions in its errors
 	github.com/robfig/cron/v3 v3.0.1 // the schedule of the list, in the syntax administrators know
+	// diff: how the config file differs from the config in force. Its testscript has command tests read
+	// as a manual.
+	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/cobra v1.10.2 // commands, help and shell completion
 	github.com/spf13/pflag v1.0.9 // the flags that cobra is built on, for our own help
 	go4.org/netipx v0.0.0-20260823151212-3075585bcbeb // arithmetic on sets of addresses: merge, union, difference
@@ -23,7 +26,6 @@ require (
 // Test dependencies.
 require (
 	github.com/google/go-cmp v0.7.0 // readable differences
-	github.com/rogpeppe/go-internal v1.16.0 // testscript: command tests that read as a manual
 	github.com/vishvananda/netlink v1.3.1 // links, addresses and routes of the test hosts
 	github.com/vishvananda/netns v0.0.5 // the namespaces the test hosts live in
 	pgregory.net/rapid v1.3.0 // property tests

@@ -86,7 +86,7 @@ func (d *document) fail(at span, err error) {
 		File:    d.name,
 		Line:    1 + bytes.Count(d.text[:at.start], []byte("\n")),
 		Column:  1 + utf8.RuneCount(before),
-		Message: printable(err.Error()),
+		Message: Printable(err.Error()),
 	}
 	left, marked, right := clipLeft(before), clip(part), clip(after)
 	e.Excerpt = left + marked + right
@@ -112,7 +112,7 @@ func (d *document) around(at span) (before, part, after []byte) {
 const maxPart = 60
 
 func clip(b []byte) string {
-	s := []rune(printable(string(b[:min(len(b), maxPart*utf8.UTFMax)])))
+	s := []rune(Printable(string(b[:min(len(b), maxPart*utf8.UTFMax)])))
 	if len(s) > maxPart {
 		return string(s[:maxPart-1]) + "…"
 	}
@@ -120,15 +120,15 @@ func clip(b []byte) string {
 }
 
 func clipLeft(b []byte) string {
-	s := []rune(printable(string(b[max(len(b)-maxPart*utf8.UTFMax, 0):])))
+	s := []rune(Printable(string(b[max(len(b)-maxPart*utf8.UTFMax, 0):])))
 	if len(s) > maxPart {
 		return "…" + string(s[len(s)-maxPart+1:])
 	}
 	return string(s)
 }
 
-// printable keeps a file from sending control characters to the terminal.
-func printable(s string) string {
+// Printable keeps a file from sending control characters to the terminal.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' || unicode.IsPrint(r) {
 			return r

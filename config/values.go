@@ -44,10 +44,12 @@ func setAll[T any](d *document, v *value, target *[]T, parse func(value) (T, err
 		d.fail(v.span, problem{v.key + " must be an array", "put it in brackets: [ ]"})
 		return false
 	}
-	all := make([]T, len(v.items))
+	var all []T // nil where nothing is in it, as where the file does not set it
 	right := true
 	for i := range v.items {
-		right = set(d, &v.items[i], &all[i], parse) && right
+		var one T
+		right = set(d, &v.items[i], &one, parse) && right
+		all = append(all, one)
 	}
 	if right {
 		*target = all

@@ -17,29 +17,33 @@ type Checked struct {
 	Config   config.Config             `json:"-"`
 	Problems []Problem                 `json:"problems"` // what works, but perhaps not as one would think
 	Probes   []cloudflared.ProbeResult `json:"probes"`   // of Cloudflare's side of a tunnel, if it was tried
+	// Difference is that from the config in force; nil: there is none, or that is
+	// not known. It is there also for a file that is refused.
+	Difference *Difference `json:"difference,omitempty"`
 }
 
 // Check reads the configuration file and says whether it can be in force on
 // this host. With probe it tries whether the tunnel could reach Cloudflare.
 func (e *Engine) Check(ctx context.Context, o Order, probe bool) (Checked, error) {
-	c, _, err := e.readConfig()
+	c, text, err := e.readConfig()
+	found := Checked{Config: c, Difference: e.difference(ctx, text)}
 	if err != nil {
-		return Checked{}, err
+		return found, err
 	}
 	lockouts, err := e.conflict(ctx, c.Policy, o)
 	if err != nil {
-		return Checked{}, err
+		return found, err
 	}
 	if len(lockouts) > 0 {
-		return Checked{}, lockouts[0].refusal()
+		return found, lockouts[0].refusal()
 	}
 	host, err := e.facts(c.Policy)
 	if err != nil {
-		return Checked{}, err
+		return found, err
 	}
 	checking := *e
 	checking.config = c
-	found := Checked{Config: c, Problems: append(policyRemarks(c, host), checking.outboundProblems(host)...), Probes: []cloudflared.ProbeResult{}}
+	found.Problems, found.Probes = append(policyRemarks(c, host), checking.outboundProblems(host)...), []cloudflared.ProbeResult{}
 	found.Problems = append(found.Problems, e.withoutAudit(ctx, c, o)...)
 	if c.Policy.Mode == firewall.ModeTunnel || probe {
 		e.checkTunnel(ctx, &found, probe)

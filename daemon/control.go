@@ -54,8 +54,11 @@ type (
 // verbs is the whole protocol. Each names its permission.
 var verbs = map[string]verb{
 	"status": {mayRead, statusVerb},
-	"plan":   inLoop(mayRead, func(ctx context.Context, d *Daemon, o Order) (PlanReport, error) { return d.engine.Plan(ctx, o) }),
-	"why":    inLoop(mayRead, func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
+	"config": inLoop(mayRead, func(_ context.Context, d *Daemon, _ nothing) (InForce, error) {
+		return InForce{string(d.engine.inForce)}, nil
+	}),
+	"plan": inLoop(mayRead, func(ctx context.Context, d *Daemon, o Order) (PlanReport, error) { return d.engine.Plan(ctx, o) }),
+	"why":  inLoop(mayRead, func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
 	"ranges": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Book, error) {
 		return d.engine.Ranges(ctx)
 	}),

@@ -45,6 +45,7 @@ type Engine struct {
 	self           Process // the daemon that this engine works for, if any
 	config         config.Config
 	configText     []byte // of the file that config came from, until it is kept
+	inForce        []byte // the text that config was made of; empty: the default
 	configProblems []Problem
 	store          *ipranges.Store
 	book           ipranges.Book
@@ -165,7 +166,7 @@ func (e *Engine) LoadConfig(ctx context.Context, o Order) error {
 	if err != nil {
 		return err
 	}
-	e.config, e.configText, e.configProblems = c, text, nil
+	e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
 	e.keepForced(forced)
 	return nil
 }
@@ -225,17 +226,17 @@ func (e *Engine) LoadConfigOrFallback() {
 	if err == nil {
 		var lockouts []lockout
 		if lockouts, err = e.conflict(ctx, c.Policy, Order{}); err == nil {
-			e.config, e.configText, e.configProblems = c, text, nil
+			e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
 			e.leaveOpen(e.state.unforced(lockouts))
 			return
 		}
 	}
 	e.log.Error("the config is refused", "error", err)
-	fallback, what := e.lastConfig()
-	if c, _, errParse := e.readConfig(); errParse == nil {
-		fallback, what = c, "it without what was refused" // the file is fine, it only does not go with this host
+	fallback, text, what := e.lastConfig()
+	if c, file, errParse := e.readConfig(); errParse == nil {
+		fallback, text, what = c, file, "it without what was refused" // the file is fine, it only does not go with this host
 	}
-	e.config, e.configText = fallback, nil
+	e.config, e.configText, e.inForce = fallback, nil, text
 	e.configProblems = []Problem{{"config-refused", Degraded,
 		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
 	if host, err := e.facts(e.config.Policy); err == nil {
@@ -257,15 +258,14 @@ func (e *Engine) leaveOpen(lockouts []lockout) {
 	}
 }
 
-func (e *Engine) lastConfig() (config.Config, string) {
-	f, err := os.Open(e.paths.lastConfig())
+func (e *Engine) lastConfig() (c config.Config, text []byte, what string) {
+	text, err := os.ReadFile(e.paths.lastConfig())
 	if err == nil {
-		defer f.Close()
-		if c, err := config.Parse(f, e.paths.lastConfig()); err == nil {
-			return c, "the last one that worked"
+		if c, err := config.Parse(bytes.NewReader(text), e.paths.lastConfig()); err == nil {
+			return c, text, "the last one that worked"
 		}
 	}
-	return config.Default(), "the default policy"
+	return config.Default(), nil, "the default policy"
 }
 
 // remember keeps the config that has just worked, for LoadConfigOrFallback.

@@ -44,6 +44,8 @@ type Status struct {
 	Outbound OutboundStatus     `json:"outbound"`
 	Tunnel   *TunnelStatus      `json:"tunnel,omitempty"`   // in mode tunnel
 	WouldBe  *WouldBe           `json:"would_be,omitempty"` // in audit mode
+	// Difference is that of the config file, where it was refused or not loaded.
+	Difference *Difference `json:"config_difference,omitempty"`
 }
 
 // InboundStatus says what else may come in.
@@ -158,6 +160,7 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 	s.Problems = append(s.Problems, e.outboundProblems(host)...)
 	e.addOutbound(ctx, &s, host)
 	e.addAudit(ctx, &s, host)
+	e.addDifference(&s)
 	s.judge()
 	return s, nil
 }

@@ -22,8 +22,8 @@ func checkCommand(o *options) *cobra.Command {
 		Short: "Finds mistakes in a configuration file before they matter.",
 		Long: `Checks a configuration file: its syntax, its meaning, and whether it goes with
 this host: whether it would lock SSH out, and in mode tunnel whether the tunnel
-is up and which rule of another table stands in its way. It changes nothing. As
-root it sees more.`,
+is up and which rule of another table stands in its way. It shows how the file
+differs from the config in force. It changes nothing. As root it sees more.`,
 		Example: "  sudo cfwall check\n  cfwall check new.toml\n  sudo cfwall check --probe",
 		Args:    arguments(0, 1, "one FILE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -46,6 +46,9 @@ root it sees more.`,
 func (o *options) check(cmd *cobra.Command, probe bool) error {
 	c, err := o.engine(slog.DiscardHandler).Check(cmd.Context(), daemon.Order{Session: daemon.OwnSession()}, probe)
 	if err != nil {
+		if o.output == textOutput {
+			fmt.Fprint(cmd.OutOrStdout(), configDiffText(c.Difference)) // what was changed is what is wrong
+		}
 		return checkError(err)
 	}
 	ok := "ok"
@@ -56,7 +59,7 @@ func (o *options) check(cmd *cobra.Command, probe bool) error {
 		say(cmd, "warning: %s", r.Text)
 		say(cmd, "  hint: %s", r.Cure)
 	}
-	return o.show(cmd, c, fmt.Sprintf("%s%s: %s: %s\n", probesText(c.Probes), o.paths.Config, ok, describe(c.Config)))
+	return o.show(cmd, c, fmt.Sprintf("%s%s: %s: %s\n%s", probesText(c.Probes), o.paths.Config, ok, describe(c.Config), configDiffText(c.Difference)))
 }
 
 // probesText names the ways in which Cloudflare answered.

@@ -19,7 +19,8 @@ func statusCommand(o *options) *cobra.Command {
 		Use:   "status",
 		Short: "Says whether this host is protected.",
 		Long: `Says whether this host is protected, from what the kernel holds now. The exit
-code is 0 if it is, 3 if it is but something needs care, 4 if it is not.`,
+code is 0 if it is, 3 if it is but something needs care, 4 if it is not, as with
+audit = true. Where the config file is not the one in force, it shows the lines.`,
 		Example: "  sudo cfwall status\n  sudo cfwall status -o json | jq .verdict",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

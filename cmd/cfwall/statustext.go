@@ -46,6 +46,9 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 	if len(s.Open) > 0 {
 		f.add("open", "%s: %s", strings.Join(s.Open, ", "), openBy(s))
 	}
+	if s.Difference != nil {
+		f.add("config", "%s", configDiffLine(*s.Difference))
+	}
 	return f.b.String() + problemsText(s.Problems)
 }
 

@@ -20,12 +20,14 @@ run: build ## root: guard this host's web ports until stopped; the rules stay (b
 test: ## everything: units, packets through a real kernel, commands, a few seconds of fuzzing
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
+	@scripts/neighbours
 	@scripts/test
 	@scripts/fuzz 3s
 
 race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
+	@scripts/neighbours
 	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
 
 soak: ## the packet tests with 1,000 list changes and 100 reloads

@@ -16,7 +16,12 @@ import (
 	"github.com/cfwall/cfwall/internal/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+func TestMain(m *testing.M) {
+	if order, ok := os.LookupEnv(lethal); ok {
+		playLethal(order)
+	}
+	os.Exit(lab.Main(m))
+}
 
 // A host is a network namespace and the kernel as seen from there.
 type host struct {

@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	if dir, ok := os.LookupEnv(daemonStandIn); ok {
 		playDaemon(dir)
 	}
+	if dir, ok := os.LookupEnv(churnStandIn); ok {
+		playChurn(dir)
+	}
 	os.Exit(lab.Main(m))
 }
 
@@ -103,6 +106,12 @@ func play(t *testing.T, h *lab.Host, name, variable, word string, more ...string
 	if err := os.Symlink("/proc/self/exe", program); err != nil {
 		t.Fatal(err)
 	}
+	return playProgram(t, h, program, variable, word, more...)
+}
+
+// playProgram starts this program from a file of its own.
+func playProgram(t *testing.T, h *lab.Host, program, variable, word string, more ...string) *exec.Cmd {
+	t.Helper()
 	cmd := exec.Command(program)
 	cmd.Env = slices.Concat(os.Environ(), []string{variable}, more)
 	out, err := cmd.StdoutPipe()
@@ -118,7 +127,7 @@ func play(t *testing.T, h *lab.Host, name, variable, word string, more ...string
 			return cmd
 		}
 	}
-	t.Fatalf("%s ends without %q:\n%s", name, word, strings.Join(said, "\n"))
+	t.Fatalf("%s ends without %q:\n%s", program, word, strings.Join(said, "\n"))
 	return nil
 }
 

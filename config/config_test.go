@@ -211,7 +211,7 @@ func TestParseSchedule(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := c.Ranges.Schedule.Next(now, 0, half), want.Next(now, 0, half); !got.Equal(want) {
+		if got, want := c.Ranges.Schedule.Next(now, half), want.Next(now, half); !got.Equal(want) {
 			t.Errorf("%s: next is %s, want %s", text, got, want)
 		}
 	}

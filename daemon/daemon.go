@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"reflect"
@@ -43,9 +42,10 @@ type Daemon struct {
 	rules  rulesWatch    // nil: changes by others are not seen at once
 	brake  *rate.Limiter // of repairs
 
-	passAt    time.Time // when the next pass is due
-	alarmed   bool      // it is brought forward by what others have done to the table
-	fetchAt   time.Time // when the next fetch is due
+	passAt    time.Time     // when the next pass is due
+	alarmed   bool          // it is brought forward by what others have done to the table
+	fetchAt   time.Duration // when the next fetch is due, after the host's start
+	triedAt   time.Duration // when the last one ended, after the host's start
 	fetching  bool
 	failures  int    // passes that failed in a row
 	announced string // the status line that was last announced
@@ -130,21 +130,8 @@ func (d *Daemon) start(ctx context.Context) error {
 	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) || errors.Is(err, kernel.ErrForeign) {
 		return Explain(err)
 	}
-	d.scheduleFetch()
+	d.startFetching()
 	return nil
-}
-
-// scheduleFetch says when the next fetch is due: now if none was ever tried,
-// else when it was planned, but never later than the schedule has it. A plan
-// that another schedule made, or a wrong clock, does not stand.
-func (d *Daemon) scheduleFetch() {
-	now, book := time.Now(), &d.engine.book
-	regular := d.engine.config.Ranges.Schedule.Next(now, 0, rand.Float64)
-	book.NextAt = earlier(book.NextAt, regular)
-	if book.LastOutcome.At.IsZero() {
-		book.NextAt = now
-	}
-	d.fetchAt = now.Add(book.NextAt.Sub(now)) // by the monotonic clock from here
 }
 
 func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan struct{}) {
@@ -182,20 +169,19 @@ func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan 
 }
 
 func (d *Daemon) nextDue() time.Time {
-	if d.fetching || d.passAt.Before(d.fetchAt) {
+	fetchAt := time.Now().Add(d.fetchIn())
+	if d.fetching || d.passAt.Before(fetchAt) {
 		return d.passAt
 	}
-	return d.fetchAt
+	return fetchAt
 }
 
 func (d *Daemon) due(ctx context.Context) {
-	now := time.Now()
-	if !now.Before(d.passAt) {
+	if !time.Now().Before(d.passAt) {
 		d.pass(ctx)
 	}
-	if !d.fetching && !now.Before(d.fetchAt) {
-		d.fetching = true
-		go d.fetch(ctx, d.engine.config.Ranges.Source, func(ipranges.Outcome, error) { d.fetching = false })
+	if !d.fetching && d.fetchIn() <= 0 {
+		d.beginFetch(ctx)
 	}
 }
 
@@ -203,16 +189,9 @@ func (d *Daemon) due(ctx context.Context) {
 // make several at once.
 const settle = 20 * time.Millisecond
 
-// retryOnLink is how soon a fetch that failed is tried again when something
-// about the network has changed.
-const retryOnLink = 5 * time.Second
-
 func (d *Daemon) hostChanged() {
-	now := time.Now()
-	d.passAt = earlier(d.passAt, now.Add(settle))
-	if d.engine.book.Failures > 0 && now.Sub(d.engine.book.LastOutcome.At) > time.Minute {
-		d.fetchAt = earlier(d.fetchAt, now.Add(retryOnLink))
-	}
+	d.passAt = earlier(d.passAt, time.Now().Add(settle))
+	d.hurryFetch()
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -308,9 +287,9 @@ func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 	report, err := d.engine.Pass(ctx)
 	report.Forced = d.engine.state.forced
 	d.passed(report, err)
-	d.scheduleFetch()
+	d.replanFetch()
 	if !reflect.DeepEqual(source, d.engine.config.Ranges.Source) {
-		d.fetchAt = time.Now()
+		d.fetchAt = d.engine.sinceBoot()
 	}
 	return report, err
 }
@@ -318,24 +297,6 @@ func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 func firstLine(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return line
-}
-
-// fetch gets the list outside of the loop, which a slow server must not hold
-// up, and lets the loop decide about it. Done is called in the loop, unless
-// that has ended.
-func (d *Daemon) fetch(ctx context.Context, s ipranges.Source, done func(ipranges.Outcome, error)) {
-	answer, failed := d.engine.fetcher.Fetch(ctx, s)
-	if ctx.Err() != nil {
-		return // whoever asked has gone: that says nothing about the list
-	}
-	_ = d.do(ctx, func(ctx context.Context) {
-		outcome, err := d.engine.Offer(ctx, answer, failed)
-		if err != nil {
-			d.passed(Report{}, err)
-		}
-		d.scheduleFetch()
-		done(outcome, err)
-	})
 }
 
 // do runs a task in the loop and waits for it.

@@ -155,7 +155,7 @@ func down() (ipranges.Answer, error) { return ipranges.Answer{}, errDown }
 
 // newTestEngine makes an engine on a host in memory, with its files in a
 // directory of the test.
-func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
+func newTestEngine(t testing.TB) (*Engine, *fakeTable, *fakeFetcher) {
 	t.Helper()
 	dir := t.TempDir()
 	paths := Paths{Config: filepath.Join(dir, "config.toml"), State: filepath.Join(dir, "state"), Runtime: filepath.Join(dir, "run")}
@@ -172,6 +172,8 @@ func newTestEngine(t *testing.T) (*Engine, *fakeTable, *fakeFetcher) {
 	e.watchRules = func(context.Context) (rulesWatch, error) { return &fakeWatch{}, nil }
 	e.flows = func(context.Context) ([]cloudflared.Flow, error) { return nil, nil }
 	e.neighbours = func(context.Context, func(neighbours.Ruleset)) error { return nil }
+	made := time.Now()
+	e.sinceBoot = func() time.Duration { return time.Hour + time.Since(made) }
 	e.LoadState()
 	return e, table, fetcher
 }

@@ -125,7 +125,7 @@ func (e *Engine) FetchRanges(ctx context.Context) (ipranges.Outcome, error) {
 // Offer takes over what is believed of a fetched list, or notes why there is
 // none, and applies it.
 func (e *Engine) Offer(ctx context.Context, a ipranges.Answer, failed error) (ipranges.Outcome, error) {
-	now := time.Now()
+	now := e.wallClock()
 	var book ipranges.Book
 	var outcome ipranges.Outcome
 	if failed != nil {
@@ -133,6 +133,7 @@ func (e *Engine) Offer(ctx context.Context, a ipranges.Answer, failed error) (ip
 	} else {
 		book, outcome = e.book.Offer(a, e.config.Ranges.MaxChange, now)
 	}
+	book = book.Plan(e.config.Ranges.Schedule, now, rand.Float64)
 	return outcome, e.putInForce(ctx, book, outcome)
 }
 
@@ -158,7 +159,6 @@ func (e *Engine) RollbackRanges(ctx context.Context) (ipranges.Outcome, error) {
 // the two leaves a table which the next start widens or narrows to the same
 // list. A disk that cannot be written does not keep the list out of force.
 func (e *Engine) putInForce(ctx context.Context, book ipranges.Book, o ipranges.Outcome) error {
-	book.NextAt = e.config.Ranges.Schedule.Next(time.Now(), book.Failures, rand.Float64)
 	changed := !book.Current.List.Equal(e.book.Current.List)
 	e.book = book
 	e.logOutcome(o)

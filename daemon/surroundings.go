@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"os/user"
 	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/cloudflared"
 	"github.com/cfwall/cfwall/config"
@@ -32,6 +35,8 @@ type surroundings struct {
 	processes   func() []cloudflared.Process
 	probe       func(context.Context, []netip.Addr) []cloudflared.ProbeResult
 	neighbours  func(context.Context, func(neighbours.Ruleset)) error
+	sinceBoot   func() time.Duration
+	wallClock   func() time.Time // for what is stored about fetches; somebody may set it at any time
 }
 
 func theseSurroundings() surroundings {
@@ -50,10 +55,20 @@ func theseSurroundings() surroundings {
 		processes:   func() []cloudflared.Process { return cloudflared.Processes("/") },
 		probe:       cloudflared.Probe,
 		neighbours:  kernel.New().Neighbours,
+		sinceBoot:   sinceBoot,
+		wallClock:   time.Now,
 	}
 }
 
 func watchTheRules(ctx context.Context) (rulesWatch, error) { return kernel.WatchRules(ctx) }
+
+// sinceBoot is how long ago this host was started. Nobody can set that clock,
+// and it goes on while the host sleeps.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // every kernel with nf_tables has it
+	return time.Duration(t.Nano())
+}
 
 // facts gathers what the ruleset of a policy depends on besides it. What is
 // not known then leaves a rule out, and status says so.

@@ -352,3 +352,15 @@ func startDaemonProcess(t *testing.T, h *lab.Host, dir string, w wish) (*Client,
 	}
 	return client, cmd
 }
+
+func TestSinceBoot(t *testing.T) {
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds, _, _ := strings.Cut(string(text), " ")
+	uptime, err := time.ParseDuration(seconds + "s")
+	if after := sinceBoot() - uptime; err != nil || after < 0 || after > time.Minute {
+		t.Errorf("%v, and /proc/uptime says %q (%v)", sinceBoot(), text, err)
+	}
+}

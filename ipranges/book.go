@@ -10,7 +10,7 @@ import (
 // Book is everything that is remembered about the list. It is a value: its
 // methods return the next Book and change nothing. It comes from Store.Load,
 // so that Current is never empty. Its lists change by Offer, Accept and
-// Rollback only; NextAt is the caller's to set.
+// Rollback only; what is planned, by Start, Begin and Plan.
 type Book struct {
 	Current  Record   `json:"current,omitzero"`  // in force
 	Previous Record   `json:"previous,omitzero"` // for Rollback; zero if there is none
@@ -20,7 +20,9 @@ type Book struct {
 	// CheckedAt is when a source last confirmed Current; zero if none has.
 	CheckedAt   time.Time `json:"checked_at,omitzero"`
 	NextAt      time.Time `json:"next_at,omitzero"` // when the next fetch is due
-	Failures    int       `json:"failures"`         // fetches without a usable answer in a row
+	NextIsRetry bool      `json:"next_is_retry,omitempty"`
+	Retries     []int     `json:"retries,omitempty"` // that followed each of the latest regular fetches, the newest last
+	Failures    int       `json:"failures"`          // fetches without a usable answer in a row
 	LastOutcome Outcome   `json:"last_outcome"`
 	Agreement   string    `json:"agreement,omitempty"` // of the last usable answer
 }

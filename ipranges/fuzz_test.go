@@ -104,8 +104,9 @@ func FuzzParseSchedule(f *testing.F) {
 			return
 		}
 		for _, failures := range []int{0, 1, 1 << 30} {
-			if next := s.Next(start, failures, func() float64 { return 0.5 }); !next.After(start) {
-				t.Fatalf("%q: after %d failures at %v", expr, failures, next)
+			b := Book{Failures: failures}.Plan(s, start, func() float64 { return 0.5 })
+			if !b.NextAt.After(start) {
+				t.Fatalf("%q: after %d failures at %v", expr, failures, b.NextAt)
 			}
 		}
 	})

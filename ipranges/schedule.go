@@ -12,8 +12,6 @@ const (
 	// shortestInterval is as often as a schedule may fetch; the list changes
 	// once in years.
 	shortestInterval = time.Minute
-	// firstRetry is the wait after the first failure. It doubles with each.
-	firstRetry = time.Minute
 	// spread is how much of the interval a fetch may be late: hosts that were
 	// booted together, or share a schedule, must not ask together.
 	spread = 0.1
@@ -46,26 +44,22 @@ func ParseSchedule(expr string) (Schedule, error) {
 	return Schedule{ticks}, nil
 }
 
-// Next is when to fetch again, after a fetch that ended now and failures
-// without a usable answer in a row. Random returns numbers in [0, 1).
-//
-// Without failures that is the schedule's next tick, or later by up to a tenth
-// of the interval that follows it. It is never earlier: a fetch before a clock
-// time would meet the same clock time again, and with "@every 6h" no day sees
-// more than four regular fetches. After failures it is 1 to 2 minutes, 2 to 4,
-// 4 to 8 and so on, but never later than without failures.
-func (s Schedule) Next(now time.Time, failures int, random func() float64) time.Time {
-	tick := s.ticks.Next(now)
-	interval := s.ticks.Next(tick).Sub(tick)
-	regular := tick.Add(time.Duration(random() * spread * float64(interval)))
-	if failures <= 0 {
-		return regular
+// Next is when to fetch again after a fetch that ended now: the schedule's next
+// tick, or later by up to a tenth of the interval that follows it. It is never
+// earlier: a fetch before a clock time would meet the same clock time again, and
+// with "@every 6h" no 24 hours see more than four regular fetches. Random returns
+// numbers in [0, 1).
+func (s Schedule) Next(now time.Time, random func() float64) time.Time {
+	tick := s.after(now)
+	interval := s.after(tick).Sub(tick)
+	return tick.Add(time.Duration(random() * spread * float64(interval)))
+}
+
+// after is the first tick after a time. The parser's "@every" rounds down to a
+// whole second, so that four intervals of 6 hours would be less than a day.
+func (s Schedule) after(t time.Time) time.Time {
+	if every, ok := s.ticks.(cron.ConstantDelaySchedule); ok {
+		return t.Add(every.Delay)
 	}
-	const enough = 16 // doublings: 45 days
-	wait := firstRetry << min(failures-1, enough)
-	retry := now.Add(wait + time.Duration(random()*float64(wait)))
-	if retry.Before(regular) {
-		return retry
-	}
-	return regular
+	return s.ticks.Next(t)
 }

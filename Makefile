@@ -28,11 +28,11 @@ race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
 	@scripts/neighbours
-	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 60m ./...
 
-soak: ## the packet tests with 1,000 list changes and 100 reloads
+soak: ## hours: the packet tests with 1,000 list changes and 100 reloads, 10^6 passes of the kernel
 	@scripts/need nft nftables
-	CFWALL_SOAK=1 $(GO) test -count=1 -timeout 30m ./internal/packettest
+	CFWALL_SOAK=1 $(GO) test -count=1 -timeout 6h ./internal/packettest ./daemon ./firewall/kernel
 
 lint: ## golangci-lint, built once from tools/go.mod
 	@scripts/lint

@@ -57,10 +57,10 @@ func (k *Kernel) writing(ctx context.Context) (c conn, release func() error, err
 		}
 		return c, c.Close, nil
 	}
-	if err := errors.Join(k.writer.Drain(), bound(ctx, k.writer)); err != nil {
+	if err := k.writer.Drain(); err != nil {
 		return nil, nil, fmt.Errorf("using the socket that holds the table: %w", err)
 	}
-	return k.writer, func() error { return nil }, nil
+	return bound(ctx, k.writer), func() error { return nil }, nil
 }
 
 // Remove deletes our table, whatever is in it.

@@ -3,7 +3,6 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"iter"
 	"time"
 
@@ -38,9 +37,13 @@ type Kernel struct {
 func New() *Kernel { return &Kernel{dial: dialNetfilter} }
 
 const (
-	// timeout bounds one exchange with the kernel, which answers at once or,
-	// for lists of 100,000 networks, within a second.
+	// timeout bounds one exchange with the kernel, which takes a second for lists
+	// of 100,000 networks.
 	timeout = 10 * time.Second
+	// silence is how long to wait for the next message of an answer. The kernel
+	// works while it takes a request, or while the answer is read, so what has not
+	// come by then was lost.
+	silence = 500 * time.Millisecond
 	// receiveSize holds the largest datagram that the kernel makes: 32 KiB of
 	// a dump, or an error with the request in it (see listLimit).
 	receiveSize = 64 << 10
@@ -62,29 +65,63 @@ func dialNetfilter() (conn, error) {
 	return netfilterConn{c}, nil
 }
 
-// open dials and bounds the exchange by the context and by timeout.
+// open dials and bounds the exchange.
 func (k *Kernel) open(ctx context.Context) (conn, error) {
 	c, err := k.dial()
 	if err != nil {
 		return nil, classify("opening a netlink socket", err)
 	}
-	if err := bound(ctx, c); err != nil {
+	return bound(ctx, c), nil
+}
+
+// dialBriefly is for questions to other parts of the kernel that are answered at once.
+func dialBriefly(family int) (*netlink.Conn, error) {
+	c, err := netlink.Dial(family, nil)
+	if err != nil {
+		return nil, classify("opening a netlink socket", err)
+	}
+	if err := c.SetDeadline(time.Now().Add(silence)); err != nil {
 		c.Close()
-		return nil, err
+		return nil, classify("setting the deadline of a netlink socket", err)
 	}
 	return c, nil
 }
 
-// bound ends an exchange with the context, or when it takes too long.
-func bound(ctx context.Context, c conn) error {
-	deadline := time.Now().Add(timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
+// A boundConn ends an exchange with its context, when it takes too long, or when
+// the kernel says nothing any more.
+type boundConn struct {
+	conn
+	until time.Time
+}
+
+func bound(ctx context.Context, c conn) boundConn {
+	until := time.Now().Add(timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(until) {
+		until = d
 	}
-	if err := c.SetDeadline(deadline); err != nil {
-		return fmt.Errorf("setting the deadline of a netlink socket: %w", err)
+	return boundConn{c, until}
+}
+
+// renew gives the kernel time for its next word. Where that fails the socket is
+// closed, and so the next read fails.
+func (c boundConn) renew() {
+	next := time.Now().Add(silence)
+	if c.until.Before(next) {
+		next = c.until
 	}
-	return nil
+	_ = c.SetDeadline(next)
+}
+
+func (c boundConn) ReceiveIter() iter.Seq2[netlink.Message, error] {
+	return func(yield func(netlink.Message, error) bool) {
+		c.renew()
+		for m, err := range c.conn.ReceiveIter() {
+			c.renew()
+			if !yield(m, err) {
+				return
+			}
+		}
+	}
 }
 
 // familyNumber is the NFPROTO_* of a table's family.

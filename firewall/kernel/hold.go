@@ -34,11 +34,11 @@ var holdFlagsOf = map[firewall.Hold]uint32{
 // netlink socket: the first one has the process ID for its port, by which nft
 // names the owner.
 func (k *Kernel) Hold(ctx context.Context) error {
-	c, err := k.open(ctx)
+	c, err := k.dial()
 	if err != nil {
-		return err
+		return classify("opening a netlink socket", err)
 	}
-	port, persists, err := probe(c)
+	port, persists, err := probe(bound(ctx, c))
 	if err != nil {
 		c.Close()
 		return err

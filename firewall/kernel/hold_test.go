@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
@@ -250,6 +251,26 @@ func TestHeldSocketSurvivesLostAnswers(t *testing.T) {
 	h.kernel.writer = heard
 	h.expect(t, want)
 	h.enforce(t, ordinary(t).Build(t))
+}
+
+// An answer that got lost costs half a second, not ten.
+func TestSilence(t *testing.T) {
+	h := newHost(t).holding(t)
+	want := drifter(t)
+	plan := firewall.MakePlan(h.read(t, want.Family), want)
+	h.kernel.writer = fault{conn: h.kernel.writer, send: func(all []netlink.Message) error {
+		all[len(all)-2].Header.Flags &^= netlink.Acknowledge
+		return nil
+	}}
+	began := time.Now()
+	if err := h.apply(plan); !errors.Is(err, ErrUncertain) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took < silence || took > timeout/2 {
+		t.Errorf("gave up after %v", took)
+	}
+	h.kernel.writer = h.kernel.writer.(fault).conn // it answers again
+	h.enforce(t, want)
 }
 
 // The socket that holds the table may have any number: some libraries cannot wait

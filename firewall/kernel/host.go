@@ -99,9 +99,9 @@ var engineBridge = regexp.MustCompile(`^(docker0|docker_gwbridge|br-[0-9a-f]{12}
 
 // bridges lists the bridges, sorted.
 func bridges() ([]string, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	c, err := dialBriefly(unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, classify("opening a netlink socket", err)
+		return nil, err
 	}
 	defer c.Close()
 	links, err := c.Execute(netlink.Message{

@@ -20,9 +20,9 @@ type Route struct {
 // RouteTo looks up the route to an address. Packets from there normally come in
 // by the same interface.
 func RouteTo(a netip.Addr) (Route, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	c, err := dialBriefly(unix.NETLINK_ROUTE)
 	if err != nil {
-		return Route{}, classify("opening a netlink socket", err)
+		return Route{}, err
 	}
 	defer c.Close()
 	answers, err := c.Execute(routeRequest(a.Unmap()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -116,7 +117,10 @@ func Destroy(c Connection) error {
 
 func dialSockets() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{MessageBufferSize: receiveSize})
-	return c, classify("opening a netlink socket", err)
+	if err != nil {
+		return nil, classify("opening a netlink socket", err)
+	}
+	return c, c.SetDeadline(time.Now().Add(timeout)) // many sockets take a while
 }
 
 // eachSocket hands over the sockets that the queries find.

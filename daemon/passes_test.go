@@ -16,25 +16,21 @@ import (
 func TestAMillionPasses(t *testing.T) {
 	e, _, _ := newTestEngine(t)
 	e.host = func() (firewall.Host, error) { return firewall.Host{}, nil } // without IPv6 a pass costs half
-	passes(t, e, 1000000)
+	passes(t, e, 1_000_000)
 }
 
 // So it is with the kernel, whose side of a pass is made of sockets.
 func TestManyPassesOfTheKernel(t *testing.T) {
 	lab.Kernel(t)
-	amount := 10000
-	if os.Getenv("CFWALL_SOAK") != "" {
-		amount = 1000000
-	}
 	lab.New(t).Host("host").Do(func() {
 		e, _, _ := newTestEngine(t)
 		e.table, e.host, e.connections = kernel.New(), kernel.ReadHost, kernel.Connections
-		passes(t, e, amount)
+		passes(t, e, amount(10_000, 1_000_000))
 	})
 }
 
 // passes does many, and looks at what the process holds before and after.
-func passes(t *testing.T, e *Engine, amount int) {
+func passes(t *testing.T, e *Engine, n int) {
 	t.Helper()
 	d := &Daemon{engine: e, opts: Options{Log: e.log, Level: &slog.LevelVar{}}}
 	do := func(n int) {
@@ -44,11 +40,11 @@ func passes(t *testing.T, e *Engine, amount int) {
 			}
 		}
 	}
-	do(amount / 100) // what is made once is there
+	do(n / 100) // what is made once is there
 	before, begun := holding(t), time.Now()
-	do(amount)
+	do(n)
 	after := holding(t)
-	t.Logf("%d passes, %v each: %+v, then %+v", amount, time.Since(begun)/time.Duration(amount), before, after)
+	t.Logf("%d passes, %v each: %+v, then %+v", n, time.Since(begun)/time.Duration(n), before, after)
 	if after.goroutines > before.goroutines || after.descriptors > before.descriptors {
 		t.Error("goroutines or descriptors are left over")
 	}

@@ -114,10 +114,12 @@ func (f *fields) done() bool {
 	return !f.broken
 }
 
+const sizeofNfgenmsg = 4 // struct nfgenmsg (linux/netfilter/nfnetlink.h)
+
 // messageFields parses what follows struct nfgenmsg in a message.
 func messageFields(m netlink.Message) fields {
-	if len(m.Data) < 4 {
+	if len(m.Data) < sizeofNfgenmsg {
 		return fields{broken: true}
 	}
-	return parseFields(m.Data[4:])
+	return parseFields(m.Data[sizeofNfgenmsg:])
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -105,16 +106,28 @@ const endOfTransaction = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.
 // message takes a part of what the kernel tells about a transaction: what was
 // changed, object by object, and at its end who did it.
 func (w *RulesWatch) message(m netlink.Message) {
-	f := messageFields(m)
 	if m.Header.Type != endOfTransaction {
-		w.touched = w.touched || f.text(tableAttribute) == firewall.TableName
+		w.touched = w.touched || isAboutOurs(m)
 		return
 	}
+	f := messageFields(m)
 	w.note(&Change{
 		Port: m.Header.PID, Ours: w.touched,
 		PID: int(f.number(unix.NFTA_GEN_PROC_PID)), Program: procfs.Printable(f.text(unix.NFTA_GEN_PROC_NAME)),
 	})
 	w.touched = false
+}
+
+// isAboutOurs looks for the name of the table alone: one transaction may have tens
+// of thousands of messages, of which none is ours.
+func isAboutOurs(m netlink.Message) bool {
+	var broken bool
+	for kind, value := range eachAttribute(m.Data[min(len(m.Data), sizeofNfgenmsg):], &broken) {
+		if kind == tableAttribute {
+			return string(bytes.TrimRight(value, "\x00")) == firewall.TableName
+		}
+	}
+	return false
 }
 
 // mostChanges bounds what waits to be taken.

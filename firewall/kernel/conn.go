@@ -99,7 +99,9 @@ func bound(ctx context.Context, c conn) boundConn {
 	if d, ok := ctx.Deadline(); ok && d.Before(until) {
 		until = d
 	}
-	return boundConn{c, until}
+	b := boundConn{c, until}
+	b.renew() // a socket that stays open has the deadline of its last answer
+	return b
 }
 
 // renew gives the kernel time for its next word. Where that fails the socket is

@@ -48,6 +48,18 @@ func (h host) holds(t *testing.T) firewall.Hold {
 	return h.read(t, firewall.FamilyINET).Table.Hold
 }
 
+// A daemon may have nothing to do for long: the limit of what it did last is not
+// that of what it does next.
+func TestHeldTableAfterAPause(t *testing.T) {
+	h := newHost(t).holding(t)
+	h.enforce(t, drifter(t))
+	time.Sleep(silence + 50*time.Millisecond)
+	want := drifter(t)
+	want.Chains[0].Rules = want.Chains[0].Rules[:len(want.Chains[0].Rules)-1]
+	h.enforce(t, want)
+	h.expect(t, want)
+}
+
 // What others can do to a table of ours is refused while we hold it, every edit
 // of it, and a flush of all tables passes it by.
 func TestOwnedTableCannotBeChanged(t *testing.T) {

@@ -206,11 +206,11 @@ const longestRetry = time.Minute
 
 // pass does one pass.
 func (d *Daemon) pass(ctx context.Context) {
-	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(time.Now())
+	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(d.engine.clock())
 	if wasOff {
 		d.opts.Log.Info("the time of `cfwall off` is over")
-		d.engine.state.off = Off{}
-		if err := saveJSON(d.engine.paths.off(), Off{}); err != nil {
+		d.engine.state.off = offSwitch{}
+		if err := saveJSON(d.engine.paths.off(), offSwitch{}); err != nil {
 			d.opts.Log.Warn("that could not be written down", "error", err)
 		}
 	}
@@ -246,9 +246,7 @@ func (d *Daemon) passed(r Report, err error) {
 	if interval := d.opts.Notify.WatchdogInterval(); interval > 0 {
 		wait = min(wait, interval/2)
 	}
-	if change := d.engine.state.nextChange(now); !change.IsZero() {
-		wait = min(wait, change.Sub(now)+10*time.Millisecond)
-	}
+	wait = min(wait, d.engine.state.nextChange(d.engine.clock())+10*time.Millisecond)
 	d.passAt = now.Add(wait) // by the monotonic clock: a step of the wall clock must not stop the passes
 }
 
@@ -327,8 +325,8 @@ func (d *Daemon) announce() {
 func (d *Daemon) line() string {
 	e := d.engine
 	switch {
-	case e.state.isOff(time.Now()):
-		return "OFF: every port is open, until " + untilText(e.state.off)
+	case e.state.isOff(e.clock()):
+		return "OFF: every port is open, until " + untilText(e.state.off.at(e.clock()))
 	case e.lastErr != nil:
 		return "NOT PROTECTED: " + e.lastErr.Error()
 	}

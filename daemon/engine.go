@@ -120,7 +120,7 @@ func (e *Engine) LoadState() {
 		e.log.Warn(p.Text, "code", p.Code, "cure", p.Cure)
 	}
 	var err error
-	if e.state, err = loadState(e.paths); err != nil {
+	if e.state, err = loadState(e.paths, e.clock()); err != nil {
 		e.storeProblems = append(e.storeProblems, Problem{"state-unreadable", Degraded, err.Error(), "remove the file named; `cfwall allow` entries in it are lost"})
 		e.log.Warn("state is unreadable", "error", err)
 	}
@@ -296,8 +296,15 @@ func feasible(p firewall.Policy, h firewall.Host) firewall.Policy {
 	return p
 }
 
+// at is what the clocks say, for a time that was just read from one of them.
+func (e *Engine) at(now time.Time) moment {
+	m := e.clock()
+	m.wall = now
+	return m
+}
+
 func (e *Engine) lists(now time.Time) firewall.Lists {
-	return firewall.Lists{Cloudflare: e.book.Current.List, Temporary: e.state.current(now)}
+	return firewall.Lists{Cloudflare: e.book.Current.List, Temporary: e.state.current(e.at(now))}
 }
 
 // Report says what a pass did.
@@ -325,7 +332,7 @@ const passTries = 4
 // While `cfwall off` holds, the table must be absent.
 func (e *Engine) Pass(ctx context.Context) (Report, error) {
 	report, err := e.pass(ctx)
-	report.Off, report.Audit = e.state.isOff(time.Now()), e.config.Policy.Audit
+	report.Off, report.Audit = e.state.isOff(e.clock()), e.config.Policy.Audit
 	e.tally.pass(report, err)
 	e.lastErr = err
 	if err != nil || report.Off {
@@ -408,7 +415,7 @@ func (r *Report) add(p firewall.Plan, have firewall.State) {
 
 // plan leads to the wanted table, or while `cfwall off` holds to none.
 func (e *Engine) plan(have firewall.State, want firewall.Ruleset) firewall.Plan {
-	if !e.state.isOff(time.Now()) {
+	if !e.state.isOff(e.clock()) {
 		return firewall.MakePlan(have, want)
 	}
 	return firewall.RemovePlan(have, want.Family)

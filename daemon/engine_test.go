@@ -196,7 +196,7 @@ func TestStateSurvivesARestart(t *testing.T) {
 	again := *e
 	again.state = state{}
 	again.LoadState()
-	if !again.state.isOff(time.Now()) || len(again.state.current(time.Now())) != 1 {
+	if !again.state.isOff(e.clock()) || len(again.state.current(e.clock())) != 1 {
 		t.Errorf("after a restart: %+v", again.state)
 	}
 	writeFile(t, e.paths.off(), "{broken")

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -130,6 +131,23 @@ func (w *fakeWatch) Take() ([]kernel.Change, bool) {
 	changes, lost := w.changes, w.lost
 	w.changes, w.lost = nil, false
 	return changes, lost
+}
+
+// fakeClock goes with the time of the test, which synctest may let fly.
+type fakeClock struct {
+	stepped   time.Duration // of the wall clock, by somebody who set it
+	suspended time.Duration // for so long no timer ran
+	boots     int
+}
+
+// giveTo is also called after another boot.
+func (c *fakeClock) giveTo(e *Engine) {
+	e.boot = fmt.Sprint("boot ", c.boots)
+	e.sinceBoot = func() time.Duration {
+		begun := time.Unix(0, 0).Add(time.Duration(c.boots) * 1000 * time.Hour) // others began at other times
+		return time.Since(begun) + c.suspended
+	}
+	e.wallClock = func() time.Time { return time.Now().Add(c.suspended + c.stepped) }
 }
 
 // fakeFetcher answers what it is told, or hangs until the context ends.

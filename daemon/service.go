@@ -84,7 +84,7 @@ func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanRepo
 	}
 	p := e.plan(have, want)
 	report := PlanReport{
-		Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(time.Now()), Cuts: []Cut{},
+		Empty: p.Empty(), Changes: append([]string{}, p.Summary()...), Script: p.String(), Off: e.state.isOff(e.clock()), Cuts: []Cut{},
 		Meaning: append([]string{}, firewall.Meaning(have.Table, want)...), Audit: c.Policy.Audit,
 	}
 	if !report.Empty && !report.Off {
@@ -193,7 +193,7 @@ func (e *Engine) logOutcome(o ipranges.Outcome) {
 
 // Allowed implements Service.
 func (e *Engine) Allowed(context.Context) ([]firewall.Temporary, error) {
-	return e.state.current(time.Now()), nil
+	return e.state.current(e.clock()), nil
 }
 
 // longestAllow bounds a temporary entry; what is to last belongs into the config.
@@ -211,22 +211,23 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	if lasting < time.Second || lasting > longestAllow {
 		return firewall.Temporary{}, refuse(ExitUsage, "name a permanent one in [allow] from in "+e.paths.Config, "an entry lasts from 1s to 720h (30 days), not %s", lasting)
 	}
-	now := time.Now()
-	entry := firewall.Temporary{Network: network, Expires: now.Add(lasting + time.Second - 1).Round(0).Truncate(time.Second)}
-	entries := e.state.withAllowed(entry, now)
+	now := e.clock()
+	allowed := entry{network, now.in(lasting)}
+	entries := e.state.withAllowed(allowed, now)
 	if err := saveJSON(e.paths.allow(), entries); err != nil {
 		return firewall.Temporary{}, notOpened(err)
 	}
 	e.state.allowed = entries
 	_, err := e.Pass(ctx)
-	return entry, err
+	return firewall.Temporary{Network: network, Expires: allowed.Expires.at(now)}, err
 }
 
 // Disallow implements Service.
 func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	network = network.Masked()
-	left := without(e.state.current(time.Now()), network)
-	if len(left) == len(e.state.current(time.Now())) {
+	now := e.state.live(e.clock())
+	left := without(now, network)
+	if len(left) == len(now) {
 		return refuse(ExitError, "list them: cfwall allow --list", "there is no temporary entry for %s", networkText(network))
 	}
 	e.state.allowed = left
@@ -257,18 +258,18 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 		return Off{}, refuse(ExitError, "start the daemon first (cfwall run), or open the ports until further notice: cfwall off",
 			"no daemon runs that would close the ports again in time")
 	}
-	now := time.Now().Round(0)
-	off := Off{Since: now}
+	now := e.clock()
+	off := offSwitch{Since: now.wall.Round(0)}
 	if lasting > 0 {
-		off.Until = now.Add(lasting)
+		off.Until = now.in(lasting)
 	}
 	if err := saveJSON(e.paths.off(), off); err != nil {
 		return Off{}, notOpened(err)
 	}
 	e.state.off = off
 	_, err := e.Pass(ctx)
-	e.log.Warn("switched off: every port is open", "until", untilText(off))
-	return off, err
+	e.log.Warn("switched off: every port is open", "until", untilText(off.at(now)))
+	return off.at(now), err
 }
 
 func untilText(o Off) string {
@@ -280,7 +281,7 @@ func untilText(o Off) string {
 
 // On implements Service.
 func (e *Engine) On(ctx context.Context) (Report, error) {
-	e.state.off = Off{}
+	e.state.off = offSwitch{}
 	report, err := e.Pass(ctx)
-	return report, errors.Join(err, notKept(saveJSON(e.paths.off(), Off{})))
+	return report, errors.Join(err, notKept(saveJSON(e.paths.off(), offSwitch{})))
 }

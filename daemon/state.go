@@ -16,9 +16,21 @@ import (
 // state is what must survive a reboot besides the list: temporary entries, what
 // was closed by force, and whether an administrator has switched the firewall off.
 type state struct {
-	allowed []firewall.Temporary
+	allowed []entry
 	forced  []Forced
-	off     Off
+	off     offSwitch
+}
+
+// An entry is a network that is let in for a while.
+type entry struct {
+	Network netip.Prefix `json:"network"`
+	Expires deadline     `json:"expires"`
+}
+
+// offSwitch says that `cfwall off` was called.
+type offSwitch struct {
+	Since time.Time `json:"since,omitzero"` // zero: not off
+	Until deadline  `json:"until,omitzero"` // zero: until `cfwall on`
 }
 
 // Off says that `cfwall off` was called.
@@ -27,25 +39,27 @@ type Off struct {
 	Until time.Time `json:"until,omitzero"` // zero: until `cfwall on`
 }
 
-func loadState(p Paths) (s state, err error) {
+func (o offSwitch) at(m moment) Off { return Off{o.Since, o.Until.at(m)} }
+
+func loadState(p Paths, m moment) (s state, err error) {
 	errAllow, errOff := loadJSON(p.allow(), &s.allowed), loadJSON(p.off(), &s.off)
 	if errOff != nil {
-		s.off = Off{} // half of it would be worse than none: closed is safe
+		s.off = offSwitch{} // half of it would be worse than none: closed is safe
 	}
 	errForced := loadJSON(p.forced(), &s.forced)
 	if errForced != nil {
 		s.forced = nil // SSH is left open rather than closed for what cannot be read
 	}
+	s.off.Until = s.off.Until.here(m)
+	usable := slices.DeleteFunc(slices.Clone(s.allowed), func(e entry) bool { return !isNetwork(e.Network) })
 	err = errors.Join(errAllow, errOff, errForced)
-	latest := time.Now().Add(longestAllow)
-	for i, t := range s.allowed {
-		if t.Expires.After(latest) {
-			s.allowed[i].Expires = latest
-		}
-	}
-	usable := slices.DeleteFunc(slices.Clone(s.allowed), func(t firewall.Temporary) bool { return !isNetwork(t.Network) })
 	if len(usable) < len(s.allowed) {
 		err = errors.Join(err, fmt.Errorf("reading %s: it holds what is no network", p.allow()))
+	}
+	for i, e := range usable {
+		if usable[i].Expires = e.Expires.here(m); e.Expires.left(m) > longestAllow {
+			usable[i].Expires = m.in(longestAllow)
+		}
 	}
 	s.allowed = usable
 	return s, err
@@ -78,35 +92,43 @@ func saveJSON(path string, v any) error {
 }
 
 // current returns the entries that have not expired, sorted by network.
-func (s state) current(now time.Time) []firewall.Temporary {
-	left := append([]firewall.Temporary{}, s.allowed...) // in JSON an empty list, not null
-	left = slices.DeleteFunc(left, func(t firewall.Temporary) bool { return !t.Expires.After(now) })
+func (s state) current(m moment) []firewall.Temporary {
+	left := []firewall.Temporary{} // in JSON an empty list, not null
+	for _, e := range s.live(m) {
+		left = append(left, firewall.Temporary{Network: e.Network, Expires: e.Expires.at(m)})
+	}
 	slices.SortFunc(left, func(a, b firewall.Temporary) int { return a.Network.Compare(b.Network) })
 	return left
 }
 
-func (s state) isOff(now time.Time) bool {
-	return !s.off.Since.IsZero() && (s.off.Until.IsZero() || now.Before(s.off.Until))
+func (s state) live(m moment) []entry {
+	return slices.DeleteFunc(slices.Clone(s.allowed), func(e entry) bool { return e.Expires.left(m) <= 0 })
 }
 
-// nextChange is when an entry expires or the firewall comes back on; zero if never.
-func (s state) nextChange(now time.Time) time.Time {
-	next := time.Time{}
-	if s.isOff(now) {
-		next = s.off.Until
+func (s state) isOff(m moment) bool {
+	return !s.off.Since.IsZero() && (s.off.Until.isZero() || s.off.Until.left(m) > 0)
+}
+
+// nextChange is how long it is until an entry expires or the firewall comes back
+// on; forever if neither does.
+func (s state) nextChange(m moment) time.Duration {
+	next := forever
+	if s.isOff(m) && !s.off.Until.isZero() {
+		next = s.off.Until.left(m)
 	}
-	for _, t := range s.current(now) {
-		if next.IsZero() || t.Expires.Before(next) {
-			next = t.Expires
-		}
+	for _, e := range s.live(m) {
+		next = min(next, e.Expires.left(m))
 	}
 	return next
 }
 
-func (s state) withAllowed(t firewall.Temporary, now time.Time) []firewall.Temporary {
-	return append(without(s.current(now), t.Network), t)
+// forever is longer than any machine runs.
+const forever = 100 * 365 * 24 * time.Hour
+
+func (s state) withAllowed(e entry, m moment) []entry {
+	return append(without(s.live(m), e.Network), e)
 }
 
-func without(entries []firewall.Temporary, network netip.Prefix) []firewall.Temporary {
-	return slices.DeleteFunc(slices.Clone(entries), func(t firewall.Temporary) bool { return t.Network == network })
+func without(entries []entry, network netip.Prefix) []entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.Network == network })
 }

@@ -175,8 +175,8 @@ func (e *Engine) known(now time.Time) Status {
 		Inbound:  InboundStatus{policyText(p.Inbound.Drop), servicesText(p.Inbound.Open, "from")},
 		Outbound: OutboundStatus{policyText(p.Outbound.Drop), servicesText(p.Outbound.Allow, "to"), []netip.Addr{}, []Rejected{}},
 	}
-	if e.state.isOff(now) {
-		off := e.state.off
+	if m := e.at(now); e.state.isOff(m) {
+		off := e.state.off.at(m)
 		s.Off = &off
 	}
 	return s
@@ -288,7 +288,7 @@ func (e *Engine) allowedStatus(now time.Time) []Allowance {
 	for _, n := range e.config.Policy.Allow.Networks() {
 		allowed = append(allowed, Allowance{Who: networkText(n)})
 	}
-	for _, t := range e.state.current(now) {
+	for _, t := range e.state.current(e.at(now)) {
 		allowed = append(allowed, Allowance{networkText(t.Network), t.Expires})
 	}
 	for _, i := range e.config.Policy.Interfaces {
@@ -328,7 +328,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 
 func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
 	switch {
-	case e.state.isOff(now):
+	case e.state.isOff(e.at(now)):
 		return []Problem{{"off", Unprotected, "switched off by `cfwall off`: every port is open", "cfwall on"}}
 	case !t.Present:
 		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (cfwall run), or once: cfwall apply"}}

@@ -36,7 +36,8 @@ type surroundings struct {
 	probe       func(context.Context, []netip.Addr) []cloudflared.ProbeResult
 	neighbours  func(context.Context, func(neighbours.Ruleset)) error
 	sinceBoot   func() time.Duration
-	wallClock   func() time.Time // for what is stored about fetches; somebody may set it at any time
+	wallClock   func() time.Time // for what is stored; somebody may set it at any time
+	boot        string           // which start of the host it is
 }
 
 func theseSurroundings() surroundings {
@@ -57,6 +58,7 @@ func theseSurroundings() surroundings {
 		neighbours:  kernel.New().Neighbours,
 		sinceBoot:   sinceBoot,
 		wallClock:   time.Now,
+		boot:        bootID(),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // ErrNoDaemon says that no daemon answers at the control socket.
@@ -86,6 +87,21 @@ func (c *Client) Plan(ctx context.Context, o Order) (PlanReport, error) {
 // Apply implements Service.
 func (c *Client) Apply(ctx context.Context, o Order) (Report, error) {
 	return call[Report](ctx, c, "apply", o)
+}
+
+// Trial implements Service.
+func (c *Client) Trial(ctx context.Context) (Trial, error) {
+	return call[Trial](ctx, c, "trial", nothing{})
+}
+
+// Confirm implements Service.
+func (c *Client) Confirm(ctx context.Context, own sshd.Session) (Kept, error) {
+	return call[Kept](ctx, c, "confirm", confirmRequest{own})
+}
+
+// GoBack implements Service.
+func (c *Client) GoBack(ctx context.Context) (Trial, error) {
+	return call[Trial](ctx, c, "go-back", nothing{})
 }
 
 // Reload asks the daemon to do what SIGHUP does, and waits for the outcome.

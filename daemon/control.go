@@ -19,6 +19,7 @@ import (
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // permission says who may use a verb of the control socket. Whoever can
@@ -48,6 +49,9 @@ type (
 	offRequest struct {
 		Lasting time.Duration `json:"lasting"`
 	}
+	confirmRequest struct {
+		Session sshd.Session `json:"session"`
+	}
 	nothing struct{}
 )
 
@@ -64,6 +68,13 @@ var verbs = map[string]verb{
 	}),
 	"allowed": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) ([]firewall.Temporary, error) {
 		return d.engine.Allowed(ctx)
+	}),
+	"trial": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) { return d.engine.Trial(ctx) }),
+	"confirm": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r confirmRequest) (Kept, error) {
+		return d.confirm(ctx, r.Session)
+	}),
+	"go-back": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) {
+		return d.goBack(ctx)
 	}),
 	"apply":        inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.apply(ctx, o) }),
 	"reload":       inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.reload(ctx, o) }),
@@ -142,7 +153,7 @@ func fetchVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
 }
 
 // serve listens on the control socket.
-func (d *Daemon) serve(ctx context.Context) (io.Closer, error) {
+func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	path := d.opts.Paths.socket()
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing the old control socket: %w", err)

@@ -21,7 +21,7 @@ import (
 func TestPermissions(t *testing.T) {
 	writes := map[string]bool{
 		"apply": true, "reload": true, "ranges-fetch": true, "ranges-accept": true, "ranges-rollback": true,
-		"allow": true, "disallow": true, "off": true, "on": true,
+		"allow": true, "disallow": true, "off": true, "on": true, "confirm": true, "go-back": true,
 	}
 	for name, v := range verbs {
 		for uid, admitted := range map[int]bool{0: true, os.Getuid(): true, 4242: !writes[name], -1: false} {

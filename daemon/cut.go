@@ -182,7 +182,7 @@ func (n *ending) next(before *firewall.Ruleset, after firewall.Ruleset) {
 // and reports how many it has closed.
 func (e *Engine) cut(ctx context.Context) (closed int) {
 	n := &e.ending
-	if !n.due {
+	if !n.due || e.trial.pending() { // what a trial ends, going back could not bring back
 		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, longestCut)

@@ -52,6 +52,8 @@ type Daemon struct {
 
 	metricsAddress string
 	metricsServer  *http.Server
+
+	settled func() // a trial is over: for a daemon that lives as long; may be nil
 }
 
 // sweepInterval is how often a pass is done though nothing is known to have changed.
@@ -96,6 +98,7 @@ func Run(ctx context.Context, o Options) error {
 	d.announce()
 	o.Notify.Ready(d.announced)
 	d.loop(ctx, hostChanged, resolversChanged)
+	d.stopTrial(ctx)
 	o.Notify.Stopping()
 	o.Log.Info("stopping; the rules stay in force")
 	return nil
@@ -123,7 +126,7 @@ func holdTable(ctx context.Context, o Options) (*kernel.Kernel, error) {
 // later try can mend ends the daemon.
 func (d *Daemon) start(ctx context.Context) error {
 	d.engine.LoadState()
-	d.engine.LoadConfigOrFallback()
+	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)
 	err := d.engine.lastErr
@@ -169,14 +172,20 @@ func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan 
 }
 
 func (d *Daemon) nextDue() time.Time {
-	fetchAt := time.Now().Add(d.fetchIn())
-	if d.fetching || d.passAt.Before(fetchAt) {
-		return d.passAt
+	next := d.passAt
+	if !d.fetching {
+		next = earlier(next, time.Now().Add(d.fetchIn()))
 	}
-	return fetchAt
+	if d.engine.trial.pending() {
+		next = earlier(next, time.Now().Add(d.engine.untilLook()))
+	}
+	return next
 }
 
 func (d *Daemon) due(ctx context.Context) {
+	if d.engine.trial.over(d.engine.clock()) {
+		_, _ = d.goBack(ctx) // it says in the log how it went
+	}
 	if !time.Now().Before(d.passAt) {
 		d.pass(ctx)
 	}
@@ -239,7 +248,7 @@ func (d *Daemon) passed(r Report, err error) {
 			d.opts.Log.Info(m)
 		}
 	}
-	if d.engine.ending.due {
+	if d.engine.ending.due && !d.engine.trial.pending() {
 		wait = min(wait, time.Second)
 	}
 	d.opts.Notify.Watchdog()
@@ -273,6 +282,13 @@ func (d *Daemon) reload(ctx context.Context, o Order) (Report, error) {
 }
 
 func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
+	if o.Confirm != 0 {
+		return d.try(ctx, o)
+	}
+	if err := d.engine.waits(); err != nil {
+		d.opts.Log.Error("the config was not taken over", "error", err)
+		return Report{}, err
+	}
 	source := d.engine.config.Ranges.Source
 	if err := d.engine.LoadConfig(ctx, o); err != nil {
 		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
@@ -280,16 +296,21 @@ func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 			"the config file is refused, and the policy stays as it was: " + firstLine(err), "cfwall check says more; then: cfwall reload"}}
 		return Report{}, err
 	}
-	d.opts.Level.Set(d.engine.config.Log.Level)
-	d.listenMetrics(ctx)
 	report, err := d.engine.Pass(ctx)
 	report.Forced = d.engine.state.forced
-	d.passed(report, err)
+	d.follow(ctx, source, report, err)
+	return report, err
+}
+
+// follow has the daemon itself follow a config that has just come into force.
+func (d *Daemon) follow(ctx context.Context, before ipranges.Source, r Report, err error) {
+	d.opts.Level.Set(d.engine.config.Log.Level)
+	d.listenMetrics(ctx)
+	d.passed(r, err)
 	d.replanFetch()
-	if !reflect.DeepEqual(source, d.engine.config.Ranges.Source) {
+	if !reflect.DeepEqual(before, d.engine.config.Ranges.Source) {
 		d.fetchAt = d.engine.sinceBoot()
 	}
-	return report, err
 }
 
 func firstLine(err error) string {
@@ -331,7 +352,10 @@ func (d *Daemon) line() string {
 		return "NOT PROTECTED: " + e.lastErr.Error()
 	}
 	beginning, rest := "protected: ", describe(e.config, e.book)
-	if len(e.configProblems) > 0 {
+	switch {
+	case e.trial != nil:
+		beginning, rest = "protected, but ", e.trial.problem(e.clock(), e.paths).Text
+	case len(e.configProblems) > 0:
 		beginning, rest = "protected, but ", e.configProblems[0].Text
 	}
 	if e.config.Policy.Audit {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -27,6 +28,7 @@ type testDaemon struct {
 	hostChanged chan struct{}
 	reload      chan os.Signal
 	log         *bytes.Buffer
+	stop        func()
 }
 
 func startDaemon(t *testing.T, prepare func(*testDaemon)) *testDaemon {
@@ -46,7 +48,8 @@ func startDaemon(t *testing.T, prepare func(*testDaemon)) *testDaemon {
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); d.loop(ctx, d.hostChanged, nil) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	d.stop = sync.OnceFunc(func() { cancel(); <-ended })
+	t.Cleanup(d.stop)
 	return d
 }
 

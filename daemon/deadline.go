@@ -39,12 +39,9 @@ type deadline struct {
 	Up   time.Duration `json:"up,omitzero"`
 }
 
-// in sets a deadline: at a whole second, so that it is always told in the same
-// words.
+// in sets a deadline.
 func (m moment) in(lasting time.Duration) deadline {
-	at := m.wall.Add(lasting + time.Second - 1).Round(0).Truncate(time.Second)
-	lasting = at.Sub(m.wall.Round(0))
-	return deadline{at, lasting, m.boot, m.up + lasting}
+	return deadline{m.wall.Add(lasting).Round(0), lasting, m.boot, m.up + lasting}
 }
 
 func (d deadline) isZero() bool { return d.At.IsZero() }
@@ -62,12 +59,17 @@ func (d deadline) left(m moment) time.Duration {
 	return left
 }
 
-// at is when it comes by the wall clock as that is now.
+// at is when it comes by the wall clock as that is now; in the same words each
+// time, unless somebody has set it.
 func (d deadline) at(m moment) time.Time {
 	if d.isZero() {
 		return time.Time{}
 	}
-	return m.wall.Add(d.left(m)).Round(time.Second)
+	at := m.wall.Add(d.left(m)).Round(0)
+	if at.Sub(d.At).Abs() < time.Second {
+		return d.At
+	}
+	return at
 }
 
 // here is a deadline of another boot, counted from now on by the time since
@@ -76,8 +78,7 @@ func (d deadline) here(m moment) deadline {
 	if d.isZero() || d.Boot == m.boot {
 		return d
 	}
-	left := d.left(m)
-	return deadline{m.wall.Add(left).Round(0), left, m.boot, m.up + left}
+	return m.in(d.left(m))
 }
 
 // UnmarshalJSON also reads a bare time, which is how older versions kept it.

@@ -51,6 +51,7 @@ type Engine struct {
 	book           ipranges.Book
 	storeProblems  []Problem
 	state          state
+	trial          *trial // nil: none
 
 	tally  tally
 	ending ending // of connections
@@ -105,7 +106,7 @@ func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, rele
 	}
 	e.table = table
 	e.LoadState()
-	e.LoadConfigOrFallback()
+	e.settle(context.Background())
 	return e, release, nil
 }
 
@@ -123,6 +124,9 @@ func (e *Engine) LoadState() {
 	if e.state, err = loadState(e.paths, e.clock()); err != nil {
 		e.storeProblems = append(e.storeProblems, Problem{"state-unreadable", Degraded, err.Error(), "remove the file named; `cfwall allow` entries in it are lost"})
 		e.log.Warn("state is unreadable", "error", err)
+	}
+	if e.trial = loadTrial(e.paths); e.trial.pending() {
+		e.state.forced = e.trial.Forced
 	}
 }
 
@@ -152,6 +156,9 @@ type Order struct {
 	Force bool `json:"force"`
 	// Session is the SSH session that the command came by, if any.
 	Session sshd.Session `json:"session"`
+	// Confirm is how long to wait for `cfwall confirm` before going back; 0: the
+	// order is final.
+	Confirm time.Duration `json:"confirm,omitzero"`
 }
 
 // LoadConfig takes the configuration file over. An invalid one, or one that
@@ -166,9 +173,13 @@ func (e *Engine) LoadConfig(ctx context.Context, o Order) error {
 	if err != nil {
 		return err
 	}
-	e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
-	e.keepForced(forced)
+	e.use(c, text)
+	e.keepForced(forcedOf(forced))
 	return nil
+}
+
+func (e *Engine) use(c config.Config, text []byte) {
+	e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
 }
 
 // refused says why a config is not put in force, or what of SSH it closes by
@@ -222,19 +233,22 @@ func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lo
 // --force has closed it. A tunnel cannot be up yet: closed is safe.
 func (e *Engine) LoadConfigOrFallback() {
 	ctx := context.Background() // what is asked of the kernel has a time limit of its own
-	c, text, err := e.readConfig()
+	c, text, err := e.firstConfig()
 	if err == nil {
 		var lockouts []lockout
 		if lockouts, err = e.conflict(ctx, c.Policy, Order{}); err == nil {
-			e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
+			e.use(c, text)
+			if e.rejected() {
+				e.configText = nil // it has worked before, and is kept
+			}
 			e.leaveOpen(e.state.unforced(lockouts))
 			return
 		}
 	}
 	e.log.Error("the config is refused", "error", err)
 	fallback, text, what := e.lastConfig()
-	if c, file, errParse := e.readConfig(); errParse == nil {
-		fallback, text, what = c, file, "it without what was refused" // the file is fine, it only does not go with this host
+	if c, own, errParse := e.firstConfig(); errParse == nil {
+		fallback, text, what = c, own, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText, e.inForce = fallback, nil, text
 	e.configProblems = []Problem{{"config-refused", Degraded,
@@ -270,13 +284,14 @@ func (e *Engine) lastConfig() (c config.Config, text []byte, what string) {
 
 // remember keeps the config that has just worked, for LoadConfigOrFallback.
 func (e *Engine) remember() {
-	if e.configText == nil {
+	if e.configText == nil || e.trial.pending() {
 		return
 	}
 	if err := durable.Write(durable.OS{}, e.paths.lastConfig(), e.configText); err != nil {
 		e.log.Warn("the config could not be kept for a later start", "error", err)
 	}
 	e.configText = nil
+	_ = e.forgetTrial() // of a config that was not confirmed, and now another works
 }
 
 // Want builds the ruleset that should be in force now.
@@ -318,6 +333,7 @@ type Report struct {
 	Audit        bool     `json:"audit"`        // nothing is dropped
 	Cut          int      `json:"cut"`          // live connections that the change has ended
 	Forced       []Forced `json:"forced,omitempty"`
+	Confirm      *Trial   `json:"confirm,omitempty"` // it is in force until then
 
 	before *firewall.Ruleset // what the pass found, nil: no table
 	after  firewall.Ruleset

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func (f *fakeTable) Read(context.Context, firewall.Family) (firewall.State, erro
 		return firewall.State{Generation: f.generation}, f.readErr
 	}
 	copied := *f.table
-	copied.Chains = slices.Clone(copied.Chains) // op changes them in place
+	copied.Chains, copied.Sets = slices.Clone(copied.Chains), slices.Clone(copied.Sets) // op changes them in place
 	return firewall.State{Table: &copied, Generation: f.generation}, nil
 }
 
@@ -135,6 +136,7 @@ func (w *fakeWatch) Take() ([]kernel.Change, bool) {
 
 // fakeClock goes with the time of the test, which synctest may let fly.
 type fakeClock struct {
+	mu        sync.Mutex
 	stepped   time.Duration // of the wall clock, by somebody who set it
 	suspended time.Duration // for so long no timer ran
 	boots     int
@@ -144,10 +146,23 @@ type fakeClock struct {
 func (c *fakeClock) giveTo(e *Engine) {
 	e.boot = fmt.Sprint("boot ", c.boots)
 	e.sinceBoot = func() time.Duration {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		begun := time.Unix(0, 0).Add(time.Duration(c.boots) * 1000 * time.Hour) // others began at other times
 		return time.Since(begun) + c.suspended
 	}
-	e.wallClock = func() time.Time { return time.Now().Add(c.suspended + c.stepped) }
+	e.wallClock = func() time.Time {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return time.Now().Add(c.suspended + c.stepped)
+	}
+}
+
+// set is what somebody does to the clock, behind the daemon's back.
+func (c *fakeClock) set(jump func(*fakeClock)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	jump(c)
 }
 
 // fakeFetcher answers what it is told, or hangs until the context ends.

@@ -242,14 +242,19 @@ type Forced struct {
 
 // keepForced writes down what was closed by force, so that a restart does not
 // open it again. An order without force forgets it.
-func (e *Engine) keepForced(lockouts []lockout) {
-	e.state.forced = nil
-	for _, l := range lockouts {
-		e.state.forced = append(e.state.forced, Forced{l.port, l.refusal().Error()})
-	}
+func (e *Engine) keepForced(forced []Forced) {
+	e.state.forced = forced
 	if err := saveJSON(e.paths.forced(), e.state.forced); err != nil {
 		e.log.Warn("what was closed by force could not be written down: a restart leaves it open", "error", err)
 	}
+}
+
+func forcedOf(lockouts []lockout) []Forced {
+	var forced []Forced
+	for _, l := range lockouts {
+		forced = append(forced, Forced{l.port, l.refusal().Error()})
+	}
+	return forced
 }
 
 // unforced leaves out what was closed by force.

@@ -61,6 +61,7 @@ func metrics(s Status, t tally) []metric {
 		{"cfwall_protected", "gauge", "1 if the table in the kernel is what the policy wants, read now; 0 with audit = true.", one(truth(s.Verdict != VerdictUnprotected))},
 		{"cfwall_audit", "gauge", "1 if audit = true, so that nothing is dropped.", one(truth(s.Audit))},
 		{"cfwall_info", "gauge", "The version that runs, the mode that it enforces, and who may change the table.", map[string]float64{fmt.Sprintf("version=%q,mode=%q,ownership=%q", s.Daemon.Version, s.Mode, s.Table.Ownership): 1}},
+		{"cfwall_unconfirmed", "gauge", "1 while a config is in force that goes back unless it is confirmed.", one(truth(s.Confirm != nil))},
 		{"cfwall_problems", "gauge", "What is not as it should be, as in cfwall status.", problems},
 		{"cfwall_ranges", "gauge", "Networks of Cloudflare's in force.", ranges},
 		{"cfwall_list_checked_timestamp_seconds", "gauge", "When the list was last confirmed by Cloudflare; 0 if never.", one(timestamp(s.Ranges.CheckedAt))},

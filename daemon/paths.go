@@ -16,6 +16,7 @@ func (p Paths) ranges() string     { return filepath.Join(p.State, "ranges") }
 func (p Paths) allow() string      { return filepath.Join(p.State, "allow.json") }
 func (p Paths) off() string        { return filepath.Join(p.State, "off.json") }
 func (p Paths) forced() string     { return filepath.Join(p.State, "forced.json") }
+func (p Paths) trial() string      { return filepath.Join(p.State, "confirm.json") }
 func (p Paths) lastConfig() string { return filepath.Join(p.State, "last-config.toml") }
 func (p Paths) lock() string       { return filepath.Join(p.Runtime, "lock") }
 func (p Paths) socket() string     { return filepath.Join(p.Runtime, "control.sock") }

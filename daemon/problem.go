@@ -34,6 +34,7 @@ const (
 	ExitUsage       = 2 // usage or config
 	ExitDegraded    = 3
 	ExitUnprotected = 4
+	ExitReverted    = 5 // reverted, or waiting for `cfwall confirm`
 )
 
 // A Refusal is an error that a user sees: what failed, what to do next, and

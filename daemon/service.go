@@ -10,6 +10,7 @@ import (
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // Service is what commands ask for: of the daemon over its control socket
@@ -22,6 +23,12 @@ type Service interface {
 	Plan(context.Context, Order) (PlanReport, error)
 	// Apply takes the config over and does one pass.
 	Apply(context.Context, Order) (Report, error)
+	// Trial says whether a config waits to be confirmed, or was gone back from.
+	Trial(context.Context) (Trial, error)
+	// Confirm keeps the config that is on trial, if the session is newer.
+	Confirm(context.Context, sshd.Session) (Kept, error)
+	// GoBack ends a trial at once.
+	GoBack(context.Context) (Trial, error)
 	// Why explains what becomes of a packet.
 	Why(context.Context, Question) (Explanation, error)
 
@@ -102,6 +109,13 @@ func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanRepo
 
 // Apply implements Service.
 func (e *Engine) Apply(ctx context.Context, o Order) (Report, error) {
+	if o.Confirm != 0 {
+		return Report{}, refuse(ExitError, "start the daemon first (cfwall run), or give the command on a terminal, and it waits there",
+			"no daemon runs that would go back in time")
+	}
+	if err := e.waits(); err != nil {
+		return Report{}, err
+	}
 	if err := e.LoadConfig(ctx, o); err != nil {
 		return Report{}, err
 	}
@@ -212,7 +226,8 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 		return firewall.Temporary{}, refuse(ExitUsage, "name a permanent one in [allow] from in "+e.paths.Config, "an entry lasts from 1s to 720h (30 days), not %s", lasting)
 	}
 	now := e.clock()
-	allowed := entry{network, now.in(lasting)}
+	whole := now.wall.Add(lasting + time.Second - 1).Truncate(time.Second)
+	allowed := entry{network, now.in(whole.Sub(now.wall))}
 	entries := e.state.withAllowed(allowed, now)
 	if err := saveJSON(e.paths.allow(), entries); err != nil {
 		return firewall.Temporary{}, notOpened(err)

@@ -39,7 +39,8 @@ type Status struct {
 	Daemon   Process            `json:"daemon"`
 	Repairs  Repairs            `json:"repairs"` // of changes by other programs
 	Off      *Off               `json:"off,omitempty"`
-	Open     []string           `json:"open"` // what the world can reach besides: listeners that no rule closes
+	Confirm  *Trial             `json:"confirm,omitempty"` // the config is in force until then, unless confirmed
+	Open     []string           `json:"open"`              // what the world can reach besides: listeners that no rule closes
 	Inbound  InboundStatus      `json:"inbound"`
 	Outbound OutboundStatus     `json:"outbound"`
 	Tunnel   *TunnelStatus      `json:"tunnel,omitempty"`   // in mode tunnel
@@ -178,6 +179,10 @@ func (e *Engine) known(now time.Time) Status {
 	if m := e.at(now); e.state.isOff(m) {
 		off := e.state.off.at(m)
 		s.Off = &off
+	}
+	if e.trial.pending() {
+		t := e.trial.at(e.at(now))
+		s.Confirm = &t
 	}
 	return s
 }
@@ -322,6 +327,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 	problems = append(problems, e.ending.problems()...)
 	problems = append(problems, e.state.forcedProblems()...)
 	problems = append(problems, e.rangesProblems(now)...)
+	problems = append(problems, e.trialProblems(now)...)
 	problems = append(problems, e.configProblems...)
 	return append(problems, e.storeProblems...)
 }

@@ -34,6 +34,12 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if file, ok := os.LookupEnv(bootStandIn); ok {
+		playBoot(file)
+	}
+	if dir, ok := os.LookupEnv(tryStandIn); ok {
+		playTry(dir)
+	}
 	if addresses, ok := os.LookupEnv(serverStandIn); ok {
 		playServer(strings.Fields(addresses))
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +14,7 @@ import (
 
 func applyCommand(o *options) *cobra.Command {
 	var force bool
+	var confirm time.Duration
 	cmd := o.addOutput(&cobra.Command{
 		Use:   "apply",
 		Short: "Puts the configuration in force now.",
@@ -20,15 +22,25 @@ func applyCommand(o *options) *cobra.Command {
 Where the daemon runs it does the work, with its own configuration file.
 
 It refuses what would close the way in by which you came, or any other to SSH,
-and mode tunnel while no tunnel is up; --force does it all the same, once.`,
-		Example: "  cfwall plan && sudo cfwall apply",
+and mode tunnel while no tunnel is up; --force does it all the same, once.
+
+With --confirm the configuration before comes back after that time, whatever has
+become of this command, the daemon or the host, unless somebody who has logged in
+anew runs cfwall confirm. On a terminal it waits for that, and Ctrl-C goes back at
+once; else it ends with exit code 5, and the daemon waits. Where no daemon runs it
+needs a terminal. Connections that are no longer admitted end once it is confirmed.`,
+		Example: "  cfwall plan && sudo cfwall apply\n  sudo cfwall apply --confirm 60s     then log in anew, and: sudo cfwall confirm",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.refuseConfigFlag(cmd); err != nil {
 				return err
 			}
+			order := daemon.Order{Force: force, Session: daemon.OwnSession(), Confirm: confirm}
+			if cmd.Flags().Changed("confirm") {
+				return o.try(cmd, order)
+			}
 			return o.change(cmd, slog.DiscardHandler, func(s daemon.Service) error {
-				report, err := s.Apply(cmd.Context(), daemon.Order{Force: force, Session: daemon.OwnSession()})
+				report, err := s.Apply(cmd.Context(), order)
 				if err != nil {
 					return err
 				}
@@ -36,6 +48,8 @@ and mode tunnel while no tunnel is up; --force does it all the same, once.`,
 			})
 		},
 	})
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "go back after this time, 1s to 1h, unless cfwall confirm comes")
+	cmd.Flags().Lookup("confirm").DefValue = "0s" // which pflag does not print
 	cmd.Flags().BoolVar(&force, "force", false, "even if it closes SSH, or the web ports for a tunnel that is not up")
 	return cmd
 }

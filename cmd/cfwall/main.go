@@ -45,7 +45,7 @@ func rootCommand() *cobra.Command {
 	addHelp(root)
 	root.AddGroup(&cobra.Group{ID: asking, Title: "asking:"}, &cobra.Group{ID: changing, Title: "changing:"}, &cobra.Group{ID: other, Title: "other:"})
 	addTo(root, asking, statusCommand(o), whyCommand(o), rangesCommand(o), checkCommand(o), planCommand(o), printCommand(o))
-	addTo(root, changing, applyCommand(o), reloadCommand(o), allowCommand(o), offCommand(o), onCommand(o))
+	addTo(root, changing, applyCommand(o), confirmCommand(o), reloadCommand(o), allowCommand(o), offCommand(o), onCommand(o))
 	addTo(root, other, runCommand(o), versionCommand(o), completionCommand())
 	return root
 }

@@ -31,6 +31,8 @@ type script struct {
 
 	metrics     *http.Server // of cloudflared
 	connections atomic.Int32 // to Cloudflare
+
+	terminals map[string]*terminal
 }
 
 // patience is for a busy machine; a condition that comes true ends the wait.
@@ -50,11 +52,18 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	cloudflared N               answers at 127.0.0.1:20241 as cloudflared with N connections does
 //	serve :PORT                 somebody on the Internet serves an echo at every address
 //	[!] reach ADDR PORT         the web host gets an answer from there, or is refused at once
+//	terminal NAME COMMAND...    starts a command on a terminal of its own
+//	shows NAME REGEXP           waits until that stands on the terminal
+//	interrupt NAME              presses Ctrl-C there
+//	hangup NAME                 takes the terminal away
+//	sigkill NAME                kills the command
+//	[!] ended NAME [CODE]       it ends with that exit code, or has not ended
 func (s *script) commands() map[string]command {
 	return map[string]command{
 		"exits": exits, "waitfor": waitFor, "notified": s.notified, "signal": signalAll,
 		"listen": s.listen, "visit": s.visit, "listserver": s.listServer,
 		"cloudflared": s.cloudflared, "serve": s.serve, "reach": s.reach,
+		"terminal": s.onTerminal, "shows": s.shows, "interrupt": s.interrupt, "hangup": s.hangUp, "sigkill": s.sigkill, "ended": s.ended,
 	}
 }
 

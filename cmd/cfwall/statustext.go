@@ -75,6 +75,8 @@ func circumstances(s daemon.Status, now time.Time) []string {
 		words = append(words, "off since "+ago(s.Off.Since, now))
 	case s.Off != nil:
 		words = append(words, fmt.Sprintf("off until %s (%s)", clock(s.Off.Until, now), in(s.Off.Until, now)))
+	case s.Confirm != nil:
+		words = append(words, "unconfirmed, goes back "+in(s.Confirm.Deadline, now))
 	case !s.Since.IsZero():
 		words = append(words, "since "+ago(s.Since, now))
 	}

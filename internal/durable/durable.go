@@ -33,6 +33,19 @@ func Write(d Disk, path string, content []byte) error {
 	return nil
 }
 
+// Remove deletes a file: when it returns nil, no loss of power brings it back. It
+// may be gone already, by a Remove that failed.
+func Remove(d Disk, path string) error {
+	err := d.Remove(path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = d.SyncDir(filepath.Dir(path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", path, err)
+	}
+	return nil
+}
+
 // replace writes a new file beside the old one, makes its content durable, and
 // only then gives it the old one's name.
 func replace(d Disk, path string, content []byte) error {

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,5 +44,45 @@ func TestWriteLeavesTheOldOne(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// lazyDisk keeps nothing of what it was told.
+type lazyDisk struct {
+	OS
+	failures int
+}
+
+var errLazy = errors.New("not synced")
+
+func (d *lazyDisk) SyncDir(string) error {
+	if d.failures--; d.failures >= 0 {
+		return errLazy
+	}
+	return nil
+}
+
+func TestRemove(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lazy := &lazyDisk{failures: 2}
+	for _, want := range []error{errLazy, errLazy, nil, nil} { // what failed is done again
+		if err := Remove(lazy, path); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it is still there")
+	}
+	if err := Remove(OS{}, filepath.Join(path, "no", "directory")); err != nil {
+		t.Errorf("where there is no directory: %v", err)
+	}
+	if err := os.MkdirAll(filepath.Join(path, "something"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(OS{}, path); err == nil {
+		t.Error("a directory with something in it is removed")
 	}
 }

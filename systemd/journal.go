@@ -23,8 +23,9 @@ type journalHandler struct {
 	send  func(message string, priority journal.Priority, fields map[string]string) error
 	// fallback takes what send cannot deliver.
 	fallback io.Writer
-	groups   string      // those that are open, each with a dot after it
-	attrs    []attribute // those of WithAttrs
+	hand     func(write func()) // decides when that is done
+	groups   string             // those that are open, each with a dot after it
+	attrs    []attribute        // those of WithAttrs
 }
 
 // An attribute has the name "fetch.class", in which the groups are spelled out.
@@ -62,11 +63,12 @@ func (h journalHandler) Handle(_ context.Context, r slog.Record) error {
 		message.WriteString(" " + a.name + "=" + quoted(a.text))
 		fields[fieldName(a.name)] = a.text
 	}
-	if err := h.send(message.String(), priority(r.Level), fields); err != nil {
-		// The standard error leads to the journal as well, by another way.
-		_, err = fmt.Fprintf(h.fallback, "<%d>%s\n", priority(r.Level), message.String())
-		return err
-	}
+	h.hand(func() {
+		if err := h.send(message.String(), priority(r.Level), fields); err != nil {
+			// The standard error leads to the journal as well, by another way.
+			fmt.Fprintf(h.fallback, "<%d>%s\n", priority(r.Level), message.String())
+		}
+	})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
@@ -12,17 +13,34 @@ import (
 // standard error and systemd has connected that to the journal, it writes
 // journal entries instead, with a field for every attribute.
 func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
+	return newLogger(w, level, func(write func()) { write() })
+}
+
+// newLogger leaves to hand when each line is written.
+func newLogger(w io.Writer, level slog.Leveler, hand func(write func())) *slog.Logger {
 	if w == io.Writer(os.Stderr) {
 		// An error means that JOURNAL_STREAM is not what systemd writes.
 		if isJournal, err := journal.StderrIsJournalStream(); err == nil && isJournal {
-			return slog.New(journalHandler{level: level, send: journal.Send, fallback: w})
+			return slog.New(journalHandler{level: level, send: journal.Send, fallback: w, hand: hand})
 		}
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if !needsTime(w) {
 		options.ReplaceAttr = withoutTime
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(slog.NewTextHandler(handing{w, hand}, options))
+}
+
+// handing is a writer of whole lines that leaves to hand when.
+type handing struct {
+	io.Writer
+	hand func(write func())
+}
+
+func (h handing) Write(line []byte) (int, error) {
+	kept := slices.Clone(line)
+	h.hand(func() { _, _ = h.Writer.Write(kept) }) // who would hear of a log that cannot be written?
+	return len(line), nil
 }
 
 // needsTime holds for terminals and files. Whoever reads from a pipe or a

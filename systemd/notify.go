@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -15,9 +16,14 @@ import (
 // the same holds for a nil Notifier. A message that cannot be sent is logged
 // and otherwise ignored: what the daemon does matters more than that systemd
 // hears of it.
+//
+// One goroutine at a time may use it.
 type Notifier struct {
 	// Log takes what goes wrong. Nil means slog.Default().
 	Log *slog.Logger
+
+	stuck bool   // nobody read the last message in time
+	owed  string // the last READY=1 that could not be sent: a reload ends with it
 }
 
 // NewNotifier returns a Notifier to the socket that NOTIFY_SOCKET names.
@@ -60,16 +66,40 @@ func (n *Notifier) send(state string) {
 	if n == nil {
 		return
 	}
-	if err := notify(state); err != nil {
+	if strings.HasPrefix(state, daemon.SdNotifyReady) {
+		n.owed = ""
+	}
+	if n.owed != "" && n.try(n.owed) == nil {
+		n.owed = ""
+	}
+	if err := n.try(state); err != nil {
 		n.log().Warn("notifying systemd", "err", err)
+		if strings.HasPrefix(state, daemon.SdNotifyReady) {
+			n.owed = state
+		}
 	}
 }
 
-// patience bounds a write in case nobody reads the socket: go-systemd's own
-// SdNotify would wait for ever, and the caller enforces the policy.
-const patience = 500 * time.Millisecond
+const (
+	// patience bounds a write in case nobody reads the socket: go-systemd's own
+	// SdNotify would wait for ever, and the caller enforces the policy.
+	patience = 500 * time.Millisecond
+	// hardly is the patience after that was in vain: it is spent once, not for
+	// each of several messages in a row.
+	hardly = time.Millisecond
+)
 
-func notify(state string) error {
+func (n *Notifier) try(state string) error {
+	wait := patience
+	if n.stuck {
+		wait = hardly
+	}
+	err := notify(state, wait)
+	n.stuck = errors.Is(err, os.ErrDeadlineExceeded)
+	return err
+}
+
+func notify(state string, wait time.Duration) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
@@ -79,7 +109,7 @@ func notify(state string) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
 	_, err = c.Write([]byte(state))

@@ -19,13 +19,7 @@ import (
 // next.
 func serviceManager(t *testing.T) (next func() string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	t.Setenv("NOTIFY_SOCKET", path)
+	conn := idleManager(t)
 	return func() string {
 		t.Helper()
 		buffer := make([]byte, 4096)
@@ -59,6 +53,19 @@ func TestNotifier(t *testing.T) {
 			}
 		})
 	}
+}
+
+// idleManager stands where systemd listens, and reads nothing.
+func idleManager(t *testing.T) *net.UnixConn {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	return conn
 }
 
 // monotonic is CLOCK_MONOTONIC in microseconds.
@@ -175,13 +182,7 @@ func TestWatchdogInterval(t *testing.T) {
 
 // A service manager that reads nothing must not hold up the daemon.
 func TestNobodyReadsTheSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
+	idleManager(t)
 	var log bytes.Buffer
 	n := &Notifier{Log: slog.New(slog.NewTextHandler(&log, nil))}
 	for log.Len() == 0 { // until the queue is full, which is after a few hundred
@@ -189,5 +190,39 @@ func TestNobodyReadsTheSocket(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "timeout") {
 		t.Errorf("logged is %q", log.String())
+	}
+}
+
+// Several messages in a row to a service manager that reads nothing are waited
+// for once; it hears of the end of a reload as soon as it reads again.
+func TestNobodyReadsTheSocketForAWhile(t *testing.T) {
+	l := idleManager(t)
+	n := &Notifier{Log: slog.New(slog.DiscardHandler)}
+	sent := 0
+	for ; !n.stuck; sent++ {
+		n.Status("still here")
+	}
+	before := time.Now()
+	for range 50 {
+		n.Reloading()
+		n.Ready("protected")
+	}
+	if took := time.Since(before); took > 25*patience { // were each waited for, it would be twice as much
+		t.Errorf("100 messages took %v", took)
+	}
+	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 4096)
+	for range sent - 1 {
+		if _, err := l.Read(buffer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Watchdog()
+	for _, want := range []string{"READY=1\nSTATUS=protected", "WATCHDOG=1"} {
+		if got, err := l.Read(buffer); err != nil || string(buffer[:got]) != want {
+			t.Errorf("got %q, %v, want %q", buffer[:got], err, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -12,6 +13,9 @@ import (
 	"github.com/cfwall/cfwall/daemon"
 	"github.com/cfwall/cfwall/systemd"
 )
+
+// lastWords is how long the daemon waits at its end for the log to be read.
+const lastWords = 500 * time.Millisecond
 
 func runCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -29,7 +33,9 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 			context.AfterFunc(ctx, stop) // a second signal ends it at once
 
 			var level slog.LevelVar
-			log := systemd.NewLogger(os.Stderr, &level)
+			lines := systemd.NewQueue() // who reads the log must not hold up the daemon
+			defer lines.Flush(lastWords)
+			log := lines.Logger(os.Stderr, &level)
 			notify := systemd.NewNotifier()
 			notify.Log = log
 			return daemon.Run(ctx, daemon.Options{

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -59,6 +60,9 @@ func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out
 	response, err := c.http.Do(r)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return out, refuse(ExitError, "look at the daemon's log and restart it; the rules stay in force meanwhile", "the daemon does not answer within %s", clientTimeout)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return out, refuse(ExitError, "repeat it in a moment", "the daemon is ending, or too many ask it at once: %w", err)
 	}
 	if err != nil {
 		return out, fmt.Errorf("asking the daemon: %w", err)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"os"
 	"slices"
 	"time"
 
@@ -87,18 +86,27 @@ func (e *Engine) sessions(own sshd.Session) []sshd.Session {
 // begin writes the record of a trial down. Where that fails there is no trial,
 // nor a part of its record that a restart could find.
 func (e *Engine) begin(t *trial) error {
-	err := saveJSON(e.paths.trial(), t)
+	err := e.keep(e.paths.trial(), t)
 	if err == nil {
 		e.trial = t
 		return nil
 	}
-	if e.trial == nil || e.trial.unreadable != nil {
-		_ = durable.Remove(durable.OS{}, e.paths.trial())
-	} else {
-		_ = saveJSON(e.paths.trial(), e.trial)
-	}
+	e.keepTrial()
 	return refuse(ExitError, "make "+e.paths.State+" writable, and repeat the command",
 		"nothing was changed, because what to go back to could not be written down: %w", err)
+}
+
+// keepTrial writes down what is known of a trial, that there is none too.
+func (e *Engine) keepTrial() {
+	if e.trial == nil || e.trial.unreadable != nil {
+		_ = e.removeTrial()
+		return
+	}
+	_ = e.keep(e.paths.trial(), e.trial)
+}
+
+func (e *Engine) removeTrial() error {
+	return e.write(e.paths.trial(), func(d durable.Disk) error { return durable.Remove(d, e.paths.trial()) })
 }
 
 // giveUp ends a trial whose config the kernel does not take.
@@ -135,7 +143,7 @@ func (e *Engine) goBack(ctx context.Context) (Report, error) {
 // switchOff opens the ports or, with none, closes them, and writes that down.
 func (e *Engine) switchOff(off offSwitch) {
 	e.state.off = off
-	if err := saveJSON(e.paths.off(), off); err != nil {
+	if err := e.keep(e.paths.off(), off); err != nil {
 		e.log.Warn("whether cfwall is switched off could not be written down", "error", err)
 	}
 }
@@ -145,7 +153,7 @@ func (e *Engine) keepReverted() {
 	e.reject()
 	e.keepForced(e.state.forced)
 	e.switchOff(e.state.off)
-	if err := saveJSON(e.paths.trial(), e.trial); err != nil {
+	if err := e.keep(e.paths.trial(), e.trial); err != nil {
 		e.log.Error("that could not be written down: a restart goes back again", "error", err)
 	}
 }
@@ -153,7 +161,7 @@ func (e *Engine) keepReverted() {
 // reject remembers the config file as it is, so that a restart does not put it in
 // force by itself.
 func (e *Engine) reject() {
-	if text, err := os.ReadFile(e.paths.Config); err == nil {
+	if text, err := e.readConfigFile(e.paths.Config); err == nil {
 		e.trial.Text = string(text)
 	}
 }
@@ -163,7 +171,7 @@ func (e *Engine) rejected() bool {
 	if e.trial == nil || e.trial.pending() {
 		return false
 	}
-	text, err := os.ReadFile(e.paths.Config)
+	text, err := e.readConfigFile(e.paths.Config)
 	return e.trial.unreadable != nil || err != nil || string(text) == e.trial.Text
 }
 
@@ -178,7 +186,7 @@ func (e *Engine) firstConfig() (config.Config, []byte, error) {
 	case e.trial.unreadable == nil:
 		return parseConfig(e.trial.Before.Text, e.paths.Config)
 	}
-	last, err := os.ReadFile(e.paths.lastConfig())
+	last, err := e.readStateFile(e.paths.lastConfig())
 	if err != nil {
 		return e.readConfig()
 	}
@@ -228,7 +236,7 @@ func (e *Engine) forgetTrial() error {
 	if e.trial == nil {
 		return nil
 	}
-	if err := durable.Remove(durable.OS{}, e.paths.trial()); err != nil {
+	if err := e.removeTrial(); err != nil {
 		e.log.Error("the record of a trial could not be removed", "error", err)
 		return err
 	}
@@ -328,14 +336,6 @@ func (d *Daemon) try(ctx context.Context, o Order) (Report, error) {
 	return report, err
 }
 
-func (d *Daemon) confirm(ctx context.Context, own sshd.Session) (Kept, error) {
-	kept, err := d.engine.Confirm(ctx, own)
-	if err == nil {
-		d.end()
-	}
-	return kept, err
-}
-
 func (d *Daemon) goBack(ctx context.Context) (Trial, error) {
 	if !d.engine.trial.pending() {
 		return d.engine.GoBack(ctx) // which refuses
@@ -343,7 +343,6 @@ func (d *Daemon) goBack(ctx context.Context) (Trial, error) {
 	source := d.engine.config.Ranges.Source
 	report, err := d.engine.goBack(ctx)
 	d.follow(ctx, source, report, err)
-	d.end()
 	return d.engine.trial.at(d.engine.clock()), err
 }
 
@@ -352,12 +351,5 @@ func (d *Daemon) goBack(ctx context.Context) (Trial, error) {
 func (d *Daemon) stopTrial(ctx context.Context) {
 	if d.engine.trial.pending() {
 		_, _ = d.goBack(context.WithoutCancel(ctx)) // it says in the log how it went
-	}
-}
-
-// end tells a daemon that lives as long as a trial that this is over.
-func (d *Daemon) end() {
-	if d.settled != nil {
-		d.settled()
 	}
 }

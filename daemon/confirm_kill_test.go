@@ -168,7 +168,7 @@ func (s *stage) begun(was trial, patience time.Duration) (now trial, err error) 
 // only a trial can put that in force then.
 func (s *stage) prepare() error {
 	s.startDaemon()
-	if _, err := s.until(isOld, "", startPatience); err != nil {
+	if _, err := s.until(isOld, "", restartPatience); err != nil {
 		return err
 	}
 	if err := os.WriteFile(pathsIn(s.dir).Config, []byte(newText), 0o600); err != nil {
@@ -179,14 +179,14 @@ func (s *stage) prepare() error {
 		_, err = client.Apply(context.Background(), Order{Confirm: time.Second})
 	}
 	if err == nil {
-		_, err = s.until(isOld, "", startPatience)
+		_, err = s.until(isOld, "", restartPatience)
 	}
 	return err
 }
 
 // client waits for a daemon that is starting.
 func (s *stage) client() (client *Client, err error) {
-	for deadline := time.Now().Add(startPatience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(restartPatience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if client, err = Dial(pathsIn(s.dir)); err == nil {
 			return client, nil
 		}
@@ -195,7 +195,7 @@ func (s *stage) client() (client *Client, err error) {
 }
 
 const (
-	startPatience = 30 * time.Second
+	restartPatience = 30 * time.Second
 	// lateness is what a busy machine may add to the second in which a trial is to
 	// be gone back from.
 	lateness = 4 * time.Second
@@ -223,7 +223,7 @@ func (s *stage) play(victims string) (p played, err error) {
 	defer killAll(try)
 	if rand.N(4) == 0 {
 		p.at /= 10 // while it begins, or before
-	} else if _, err := s.begun(was, startPatience); err != nil {
+	} else if _, err := s.begun(was, restartPatience); err != nil {
 		return p, err
 	}
 	time.Sleep(p.at)
@@ -254,13 +254,13 @@ func (s *stage) measure(p played, was trial, from time.Duration) (played, error)
 	if p.victims == "power" {
 		now, _ := s.record()
 		p.begun = !now.Since.Equal(was.Since)
-		up, err := s.until(isOld, isNew, startPatience)
+		up, err := s.until(isOld, isNew, restartPatience)
 		p.late = up - from
 		return p, err
 	}
 	now, err := s.begun(was, 400*time.Millisecond) // the command may only have started
 	if p.begun = err == nil; !p.begun {
-		_, err := s.until(isOld, isOpen, startPatience)
+		_, err := s.until(isOld, isOpen, restartPatience)
 		return p, err
 	}
 	if left := now.Deadline.Up - upNow(); now.pending() && left > 200*time.Millisecond {
@@ -268,7 +268,7 @@ func (s *stage) measure(p played, was trial, from time.Duration) (played, error)
 			return p, fmt.Errorf("on trial: %w", err)
 		}
 	}
-	up, err := s.until(isOld, isOpen, startPatience)
+	up, err := s.until(isOld, isOpen, restartPatience)
 	if p.late = up - now.Deadline.Up; p.late < 0 {
 		return p, fmt.Errorf("it is over %v too early", -p.late)
 	}

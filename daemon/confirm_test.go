@@ -89,7 +89,7 @@ func (r *rehearsal) mustTry(lasting time.Duration) {
 
 func (r *rehearsal) confirm(own sshd.Session) (err error) {
 	r.t.Helper()
-	r.in(r.t, func(ctx context.Context) { _, err = r.Daemon.confirm(ctx, own) })
+	r.in(r.t, func(ctx context.Context) { _, err = r.Daemon.engine.Confirm(ctx, own) })
 	return err
 }
 

@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
@@ -71,7 +69,7 @@ var verbs = map[string]verb{
 	}),
 	"trial": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) { return d.engine.Trial(ctx) }),
 	"confirm": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r confirmRequest) (Kept, error) {
-		return d.confirm(ctx, r.Session)
+		return d.engine.Confirm(ctx, r.Session)
 	}),
 	"go-back": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) {
 		return d.goBack(ctx)
@@ -125,13 +123,15 @@ func statusVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
 	return d.status(ctx)
 }
 
-func (d *Daemon) status(ctx context.Context) (s Status, err error) {
+func (d *Daemon) status(ctx context.Context) (Status, error) {
+	var s Status
+	var err error
 	var c config.Config
 	if errLoop := d.do(ctx, func(ctx context.Context) {
 		s, err = d.engine.tableStatus(ctx)
 		c = d.engine.config
 	}); errLoop != nil {
-		return s, errLoop
+		return Status{}, errLoop // s is the loop's: it may be at work on it
 	}
 	if err == nil {
 		s.lookAround(ctx, d.engine.surroundings, c)
@@ -147,16 +147,25 @@ func fetchVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
 	if err := d.do(ctx, func(context.Context) { source = d.engine.config.Ranges.Source }); err != nil {
 		return nil, err
 	}
-	outcome, err := ipranges.Outcome{}, errStopping
-	d.fetch(ctx, source, func(o ipranges.Outcome, e error) { outcome, err = o, e })
-	return outcome, err
+	type result struct {
+		outcome ipranges.Outcome
+		err     error
+	}
+	results := make(chan result, 1)
+	d.fetch(ctx, source, func(o ipranges.Outcome, err error) { results <- result{o, err} })
+	select {
+	case r := <-results:
+		return r.outcome, r.err
+	default:
+		return ipranges.Outcome{}, errStopping
+	}
 }
 
 // serve listens on the control socket.
 func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	path := d.opts.Paths.socket()
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("removing the old control socket: %w", err)
+		return nil, &Refusal{fmt.Errorf("removing the old control socket: %w", err), "remove it: sudo rm -r " + path, ExitError}
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -169,12 +178,13 @@ func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	server := &http.Server{
 		Handler:           d.handler(),
 		ConnContext:       withPeer,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
+		ReadHeaderTimeout: longestRequest,
+		ReadTimeout:       longestRequest,
+		WriteTimeout:      longestAnswer,
 		IdleTimeout:       10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	go func() { _ = server.Serve(l) }() // ends with Close
+	go func() { _ = server.Serve(limit(l, controlLimit)) }() // ends with Close
 	return server, nil
 }
 
@@ -183,7 +193,9 @@ const group = "cfwall"
 
 // restrict lets root and the group connect, nobody else.
 func restrict(path string) error {
-	g, err := user.LookupGroup(group)
+	g, err := patiently(newPatient("the disk", startPatience), "/etc/group", func(context.Context) (*user.Group, error) {
+		return user.LookupGroup(group)
+	})
 	if err != nil {
 		return os.Chmod(path, 0o600)
 	}
@@ -199,24 +211,23 @@ func restrict(path string) error {
 
 type peerKey struct{}
 
-// withPeer notes the user at the other end (SO_PEERCRED, unix(7)).
+// withPeer notes the user at the other end.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	uid := -1
-	if raw, err := c.(*net.UnixConn).SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) {
-			if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-				uid = int(cred.Uid)
-			}
-		})
-	}
-	return context.WithValue(ctx, peerKey{}, uid)
+	return context.WithValue(ctx, peerKey{}, c.(*member).uid)
 }
 
-// may reports whether the user at the other end has a permission: writing is
-// for root and for the user that the daemon runs as.
-func may(ctx context.Context, p permission) bool {
-	uid, ok := ctx.Value(peerKey{}).(int)
-	return ok && uid >= 0 && (p == mayRead || p == mayWrite && (uid == 0 || uid == os.Getuid()))
+// peer is the user at the other end, -1 if that is not known.
+func peer(ctx context.Context) int {
+	if uid, ok := ctx.Value(peerKey{}).(int); ok {
+		return uid
+	}
+	return -1
+}
+
+// may reports whether a user has a permission: writing is for root and for the
+// user that the daemon runs as.
+func may(uid int, p permission) bool {
+	return uid >= 0 && (p == mayRead || p == mayWrite && (uid == 0 || uid == os.Getuid()))
 }
 
 // maxRequest bounds a request in bytes.
@@ -226,7 +237,7 @@ func (d *Daemon) handler() http.Handler {
 	mux := http.NewServeMux()
 	for name, v := range verbs {
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
-			if !may(r.Context(), v.permission) {
+			if !may(peer(r.Context()), v.permission) {
 				answer(w, nil, refuse(ExitError, "run it as root: sudo cfwall ...", "only root may do that"))
 				return
 			}
@@ -234,7 +245,9 @@ func (d *Daemon) handler() http.Handler {
 			if err != nil {
 				return // the client is gone, or hostile
 			}
-			result, err := v.serve(r.Context(), d, request)
+			ctx, cancel := context.WithTimeout(r.Context(), clientTimeout)
+			defer cancel()
+			result, err := v.serve(ctx, d, request)
 			answer(w, result, err)
 		})
 	}

@@ -53,7 +53,7 @@ type Daemon struct {
 	metricsAddress string
 	metricsServer  *http.Server
 
-	settled func() // a trial is over: for a daemon that lives as long; may be nil
+	forTrial bool // it ends with the trial that is pending
 }
 
 // sweepInterval is how often a pass is done though nothing is known to have changed.
@@ -64,7 +64,7 @@ const sweepInterval = time.Minute
 func Run(ctx context.Context, o Options) error {
 	release, err := o.Paths.acquire("run")
 	if err != nil {
-		return err
+		return newDaemon(NewEngine(o.Paths, o.Version, o.Log), o).closeWithoutLock(ctx, err)
 	}
 	defer release()
 	table, err := holdTable(ctx, o)
@@ -73,15 +73,15 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer table.Close()
 	d := newDaemon(NewEngine(o.Paths, o.Version, o.Log), o)
-	if d.engine.table = table; o.wrap != nil {
-		d.engine.table = o.wrap(table)
+	if d.engine.table = bounded(table); o.wrap != nil {
+		d.engine.table = bounded(o.wrap(table))
 	}
 	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
 	hostChanged, err := kernel.WatchHost(ctx) // before the first look, so that no change is missed
 	if err != nil {
 		o.Log.Error("interfaces cannot be watched; changes are seen within "+sweepInterval.String(), "error", err)
 	}
-	resolversChanged, err := resolvers.Watch(ctx, "/")
+	resolversChanged, err := watchResolvers(ctx)
 	if err != nil {
 		o.Log.Error("the files that name DNS servers cannot be watched; changes are seen within "+sweepInterval.String(), "error", err)
 	}
@@ -122,6 +122,23 @@ func holdTable(ctx context.Context, o Options) (*kernel.Kernel, error) {
 	return table, nil
 }
 
+// watchResolvers begins by reading, which must not keep the rules from coming into force.
+func watchResolvers(ctx context.Context) (<-chan struct{}, error) {
+	return patiently(newPatient("the disk", startPatience), "/etc/resolv.conf", func(context.Context) (<-chan struct{}, error) {
+		return resolvers.Watch(ctx, "/")
+	})
+}
+
+// closeWithoutLock enforces the policy once where the runtime directory cannot
+// be used: closed is safe. What keeps the rules true needs a lock.
+func (d *Daemon) closeWithoutLock(ctx context.Context, err error) error {
+	if errors.Is(err, errRunning) || d.start(ctx) != nil || d.engine.lastErr != nil {
+		return err
+	}
+	d.opts.Log.Error("the rules are in force as they are now, but nothing keeps them true", "error", err)
+	return err
+}
+
 // start enforces what is on disk, before anything touches the network. What no
 // later try can mend ends the daemon.
 func (d *Daemon) start(ctx context.Context) error {
@@ -129,6 +146,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)
+	d.engine.hurry()
 	err := d.engine.lastErr
 	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) || errors.Is(err, kernel.ErrForeign) {
 		return Explain(err)
@@ -138,7 +156,11 @@ func (d *Daemon) start(ctx context.Context) error {
 }
 
 func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan struct{}) {
-	for {
+	for !d.forTrial || d.engine.trial.pending() {
+		if !time.Now().Before(d.nextDue()) && ctx.Err() == nil {
+			d.due(ctx) // before any question, however many ask
+			d.announce()
+		}
 		timer := time.NewTimer(time.Until(d.nextDue()))
 		select {
 		case <-ctx.Done():
@@ -215,11 +237,16 @@ const longestRetry = time.Minute
 
 // pass does one pass.
 func (d *Daemon) pass(ctx context.Context) {
+	if d.engine.catchUp() {
+		d.opts.Level.Set(d.engine.config.Log.Level)
+		d.listenMetrics(ctx)
+		d.startFetching() // the plan may be another
+	}
 	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(d.engine.clock())
 	if wasOff {
 		d.opts.Log.Info("the time of `cfwall off` is over")
 		d.engine.state.off = offSwitch{}
-		if err := saveJSON(d.engine.paths.off(), offSwitch{}); err != nil {
+		if err := d.engine.keep(d.engine.paths.off(), offSwitch{}); err != nil {
 			d.opts.Log.Warn("that could not be written down", "error", err)
 		}
 	}
@@ -248,7 +275,7 @@ func (d *Daemon) passed(r Report, err error) {
 			d.opts.Log.Info(m)
 		}
 	}
-	if d.engine.ending.due && !d.engine.trial.pending() {
+	if d.engine.ending.due && !d.engine.trial.pending() || d.engine.behind() {
 		wait = min(wait, time.Second)
 	}
 	d.opts.Notify.Watchdog()
@@ -318,16 +345,29 @@ func firstLine(err error) string {
 	return line
 }
 
-// do runs a task in the loop and waits for it.
+// do runs a task in the loop and waits for it, for as long as the context
+// lasts. A task that has not begun by then is not done any more; one that has
+// goes on without whoever asked.
 func (d *Daemon) do(ctx context.Context, task func(context.Context)) error {
-	finished := make(chan struct{})
+	finished := make(chan error, 1)
+	run := func(loop context.Context) {
+		err := ctx.Err() // a task may be taken in the moment in which its context ends
+		if err == nil {
+			task(loop)
+		}
+		finished <- err
+	}
 	select {
-	case d.tasks <- func(ctx context.Context) { defer close(finished); task(ctx) }:
+	case d.tasks <- run:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	<-finished
-	return nil
+	select {
+	case err := <-finished:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // announce tells systemd in one line how things are, when that has changed.

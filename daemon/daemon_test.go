@@ -74,7 +74,7 @@ func TestEnforcedBeforeTheNetworkIsTouched(t *testing.T) {
 		if d.admits(t, "198.51.100.7", 443) || !d.admits(t, "104.16.0.1", 443) {
 			t.Error("the embedded list is not in force at the start")
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(longestFetch - time.Second)
 		d.in(t, func(ctx context.Context) {
 			if _, err := d.engine.Allow(ctx, netip.MustParsePrefix("198.51.100.0/24"), time.Hour); err != nil {
 				t.Error(err)
@@ -118,7 +118,7 @@ func TestFetchPlannedByAWrongClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := startDaemon(t, func(d *testDaemon) {
 			d.engine.book.NextAt = time.Now().AddDate(9, 0, 0)
-			d.engine.save(d.engine.book)
+			d.engine.save()
 		})
 		time.Sleep(7 * time.Hour)
 		synctest.Wait()

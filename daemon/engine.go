@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
-	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
@@ -40,14 +38,16 @@ type Engine struct {
 	log     *slog.Logger
 	table   Table
 	fetcher Fetcher
+	network *patient // waits for the fetcher
 	surroundings
+	disks
 
 	self           Process // the daemon that this engine works for, if any
 	config         config.Config
 	configText     []byte // of the file that config came from, until it is kept
 	inForce        []byte // the text that config was made of; empty: the default
 	configProblems []Problem
-	store          *ipranges.Store
+	store          bookStore
 	book           ipranges.Book
 	storeProblems  []Problem
 	state          state
@@ -65,9 +65,11 @@ type Engine struct {
 func NewEngine(p Paths, version string, log *slog.Logger) *Engine {
 	return &Engine{
 		paths: p, version: version, log: log,
-		table:        kernel.New(),
+		table:        bounded(kernel.New()),
 		fetcher:      ipranges.NewClient("cfwall/" + version + " (+https://github.com/cfwall/cfwall)"),
+		network:      newPatient("the network", longestFetch),
 		surroundings: theseSurroundings(),
+		disks:        newDisks(),
 		store:        ipranges.OpenStore(p.ranges()),
 		config:       config.Default(),
 		tally:        newTally(),
@@ -104,7 +106,7 @@ func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, rele
 	if err := table.Outlive(context.Background()); err != nil {
 		log.Debug("the table will be plain", "error", err) // the pass says what is wrong
 	}
-	e.table = table
+	e.table = bounded(table)
 	e.LoadState()
 	e.settle(context.Background())
 	return e, release, nil
@@ -113,19 +115,25 @@ func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, rele
 // LoadState reads the list and the temporary entries; whatever is missing or
 // broken has a safe substitute and becomes a problem that status shows.
 func (e *Engine) LoadState() {
-	var problems []ipranges.Problem
-	e.book, problems = e.store.Load()
+	loaded, err := e.readState()
+	e.unread = isNoAnswer(err)
+	if e.unread && e.book.Current.List.Len() > 0 {
+		return // what is known is better than nothing
+	}
+	if err != nil {
+		loaded.book.Current = ipranges.Embedded() // and closed is safe
+	}
+	e.takeOver(loaded)
 	e.storeProblems = nil
-	for _, p := range problems {
+	for _, p := range loaded.bookProblems {
 		e.storeProblems = append(e.storeProblems, Problem{p.Code, Degraded, p.Text, p.Cure})
 		e.log.Warn(p.Text, "code", p.Code, "cure", p.Cure)
 	}
-	var err error
-	if e.state, err = loadState(e.paths, e.clock()); err != nil {
-		e.storeProblems = append(e.storeProblems, Problem{"state-unreadable", Degraded, err.Error(), "remove the file named; `cfwall allow` entries in it are lost"})
+	if err = errors.Join(err, loaded.stateErr); err != nil {
+		e.storeProblems = append(e.storeProblems, stateProblem(err))
 		e.log.Warn("state is unreadable", "error", err)
 	}
-	if e.trial = loadTrial(e.paths); e.trial.pending() {
+	if e.trial.pending() {
 		e.state.forced = e.trial.Forced
 	}
 }
@@ -134,13 +142,20 @@ func (e *Engine) LoadState() {
 // is an empty one, unless cfwall has worked with one before: it may be gone for
 // the moment in which somebody replaces it.
 func (e *Engine) readConfig() (config.Config, []byte, error) {
-	b, err := os.ReadFile(e.paths.Config)
+	b, err := e.readConfigFile(e.paths.Config)
 	if errors.Is(err, fs.ErrNotExist) {
-		if last, _ := os.ReadFile(e.paths.lastConfig()); len(last) > 0 {
+		last, err := e.readStateFile(e.paths.lastConfig())
+		if len(last) > 0 {
 			return config.Config{}, nil, refuse(ExitUsage, "put it back (the last that worked is "+e.paths.lastConfig()+"), or make an empty one for the default policy",
 				"%s is gone", e.paths.Config)
 		}
+		if isNoAnswer(err) {
+			return config.Config{}, nil, refuse(ExitError, diskCure(err), "%s is not there, and whether cfwall has worked with one is not known: %w", e.paths.Config, err)
+		}
 		return config.Default(), []byte{}, nil
+	}
+	if isNoAnswer(err) {
+		return config.Config{}, nil, refuse(ExitError, diskCure(err)+", then: cfwall reload", "reading the config: %w", err)
 	}
 	if err != nil {
 		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "run it as root, or name another file with --config", ExitUsage}
@@ -246,6 +261,7 @@ func (e *Engine) LoadConfigOrFallback() {
 		}
 	}
 	e.log.Error("the config is refused", "error", err)
+	e.unread = e.unread || isNoAnswer(err)
 	fallback, text, what := e.lastConfig()
 	if c, own, errParse := e.firstConfig(); errParse == nil {
 		fallback, text, what = c, own, "it without what was refused" // the file is fine, it only does not go with this host
@@ -273,7 +289,7 @@ func (e *Engine) leaveOpen(lockouts []lockout) {
 }
 
 func (e *Engine) lastConfig() (c config.Config, text []byte, what string) {
-	text, err := os.ReadFile(e.paths.lastConfig())
+	text, err := e.readStateFile(e.paths.lastConfig())
 	if err == nil {
 		if c, err := config.Parse(bytes.NewReader(text), e.paths.lastConfig()); err == nil {
 			return c, text, "the last one that worked"
@@ -284,11 +300,15 @@ func (e *Engine) lastConfig() (c config.Config, text []byte, what string) {
 
 // remember keeps the config that has just worked, for LoadConfigOrFallback.
 func (e *Engine) remember() {
-	if e.configText == nil || e.trial.pending() {
+	if e.configText == nil || e.trial.pending() || e.stateDisk.hangs() != nil {
 		return
 	}
-	if err := durable.Write(durable.OS{}, e.paths.lastConfig(), e.configText); err != nil {
+	err := e.keepText(e.paths.lastConfig(), e.configText)
+	if err != nil {
 		e.log.Warn("the config could not be kept for a later start", "error", err)
+	}
+	if isNoAnswer(err) {
+		return // once it answers, a pass keeps it
 	}
 	e.configText = nil
 	_ = e.forgetTrial() // of a config that was not confirmed, and now another works
@@ -347,6 +367,8 @@ const passTries = 4
 // Pass makes the table what it should be and verifies it by reading it back.
 // While `cfwall off` holds, the table must be absent.
 func (e *Engine) Pass(ctx context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, longestPass)
+	defer cancel()
 	report, err := e.pass(ctx)
 	report.Off, report.Audit = e.state.isOff(e.clock()), e.config.Policy.Audit
 	e.tally.pass(report, err)

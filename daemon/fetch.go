@@ -44,7 +44,7 @@ func (d *Daemon) replanFetch() {
 func (d *Daemon) beginFetch(ctx context.Context) {
 	e := d.engine
 	e.book = e.book.Begin(e.config.Ranges.Schedule, e.wallClock(), rand.Float64)
-	e.save(e.book)
+	e.save()
 	d.fetching = true
 	go d.fetch(ctx, e.config.Ranges.Source, func(ipranges.Outcome, error) { d.fetching = false })
 }
@@ -70,9 +70,9 @@ func (d *Daemon) hurryFetch() {
 
 // fetch gets the list outside of the loop, which a slow server must not hold
 // up, and lets the loop decide about it. Done is called in the loop, unless
-// that has ended.
+// that has ended, or whoever asked is gone.
 func (d *Daemon) fetch(ctx context.Context, s ipranges.Source, done func(ipranges.Outcome, error)) {
-	answer, failed := d.engine.fetcher.Fetch(ctx, s)
+	answer, failed := d.engine.fetch(ctx, s)
 	if ctx.Err() != nil {
 		return // whoever asked has gone: that says nothing about the list
 	}

@@ -19,7 +19,14 @@ func (p Paths) acquire(who string) (release func(), err error) {
 	if err := os.MkdirAll(p.Runtime, 0o755); err != nil {
 		return nil, &Refusal{fmt.Errorf("making the runtime directory: %w", err), "run it as root, or choose another with --runtime-dir", ExitError}
 	}
-	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err := untrusted(p.Runtime); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if info, errStat := os.Lstat(p.lock()); errStat == nil && !info.Mode().IsRegular() {
+		f.Close() // of a nil file is an error, and no more
+		return nil, refuse(ExitError, "remove it: sudo rm -r "+p.lock(), "%s is not a regular file: nothing else belongs there", p.lock())
+	}
 	if err != nil {
 		return nil, &Refusal{fmt.Errorf("opening the lock: %w", err), "run it as root, or choose another directory with --runtime-dir", ExitError}
 	}
@@ -28,7 +35,7 @@ func (p Paths) acquire(who string) (release func(), err error) {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, refuse(ExitError, "stop it first, or let it do the work: cfwall status",
-				"cfwall already runs here: %s holds %s", holder, p.lock())
+				"%w: %s holds %s", errRunning, holder, p.lock())
 		}
 		return nil, fmt.Errorf("locking %s: %w", p.lock(), err)
 	}
@@ -38,6 +45,8 @@ func (p Paths) acquire(who string) (release func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
+
+var errRunning = errors.New("cfwall already runs here")
 
 // lockPatience is how long to wait for a command that holds the lock: it needs
 // it for moments. A daemon keeps it for as long as it runs.

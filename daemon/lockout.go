@@ -20,13 +20,15 @@ import (
 // findSSH looks for SSH on this host: servers, and who is logged in. Where no
 // connections are, as at boot, and nobody listens where a policy closes, there is
 // no need to look through all processes.
-func findSSH(p firewall.Policy, own sshd.Session) (sshd.Host, error) {
+func findSSH(disk *patient, p firewall.Policy, own sshd.Session) (sshd.Host, error) {
 	listeners, errListeners := kernel.Listeners()
 	connections, errConnections := kernel.Connections()
 	if len(connections) == 0 && !p.Inbound.Drop {
 		listeners = slices.DeleteFunc(listeners, func(l kernel.Listener) bool { return !firewall.PortsContain(p.TCP, l.Address.Port()) })
 	}
-	found, err := sshd.Find("", listeners, connections, own) // without sockets: what is configured
+	found, err := patiently(disk, "the files of sshd", func(context.Context) (sshd.Host, error) {
+		return sshd.Find("", listeners, connections, own) // without sockets: what is configured
+	})
 	if err := errors.Join(errListeners, errConnections, err); err != nil {
 		return found, fmt.Errorf("finding out where SSH listens, and who is logged in: %w", err)
 	}
@@ -244,7 +246,7 @@ type Forced struct {
 // open it again. An order without force forgets it.
 func (e *Engine) keepForced(forced []Forced) {
 	e.state.forced = forced
-	if err := saveJSON(e.paths.forced(), e.state.forced); err != nil {
+	if err := e.keep(e.paths.forced(), e.state.forced); err != nil {
 		e.log.Warn("what was closed by force could not be written down: a restart leaves it open", "error", err)
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/cfwall/cfwall/internal/durable"
 )
 
 // tally counts what happened since the daemon started.
@@ -135,12 +133,12 @@ func metricsText(s Status, err error, t tally) string {
 // must never see half a file. Its directory may belong to another user.
 func (d *Daemon) writeTextfile(ctx context.Context) {
 	path := d.engine.config.Metrics.Textfile
-	if path == "" {
+	if path == "" || d.engine.textfileDisk.hangs() != nil {
 		return
 	}
 	s, err := d.engine.tableStatus(ctx)
 	s.judge()
-	if err := durable.Write(durable.OS{Mode: 0o644}, path, []byte(metricsText(s, err, d.engine.tally))); err != nil {
+	if err := d.engine.writeTextfile(path, metricsText(s, err, d.engine.tally)); err != nil {
 		d.opts.Log.Warn("the metrics could not be written", "error", err)
 	}
 }
@@ -160,9 +158,9 @@ func (d *Daemon) listenMetrics(ctx context.Context) {
 		d.opts.Log.Warn("the metrics cannot be offered", "error", err) // the next reload tries again
 		return
 	}
-	server := &http.Server{Handler: d.metricsHandler(), ReadTimeout: 5 * time.Second, IdleTimeout: time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx }}
-	go func() { _ = server.Serve(l) }() // ends with Close
+	server := &http.Server{Handler: d.metricsHandler(), ReadTimeout: longestRequest, WriteTimeout: longestAnswer, IdleTimeout: time.Minute,
+		MaxHeaderBytes: maxRequest, BaseContext: func(net.Listener) context.Context { return ctx }}
+	go func() { _ = server.Serve(limit(l, metricsLimit)) }() // ends with Close
 	d.metricsAddress, d.metricsServer = address, server
 }
 
@@ -176,9 +174,11 @@ func (d *Daemon) closeMetrics() {
 func (d *Daemon) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		s, err := d.status(r.Context())
+		ctx, cancel := context.WithTimeout(r.Context(), clientTimeout)
+		defer cancel()
+		s, err := d.status(ctx)
 		var t tally
-		if d.do(r.Context(), func(context.Context) { t = d.engine.tally.clone() }) != nil {
+		if d.do(ctx, func(context.Context) { t = d.engine.tally.clone() }) != nil {
 			return // the client or the daemon is going
 		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -1,36 +1,64 @@
 package daemon
 
 import (
-	"errors"
-	"net/netip"
+	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/cfwall/cfwall/resolvers"
 )
 
-// A disk that does not answer is waited for once, and what it said before holds.
+// Work that does not come back is waited for once; nothing more is begun until
+// it does, and what was said before holds.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		answers := make(chan resolvers.Found)
-		p := &patient{read: func() (resolvers.Found, error) { return <-answers, nil }}
-		first := resolvers.Found{File: "first", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}
-		go func() { answers <- first }()
-		if got, err := p.resolvers(); err != nil || got.File != "first" {
+		var begun atomic.Int32
+		answers := make(chan string)
+		l := newLastKnown(func(string) (string, error) { begun.Add(1); return <-answers, nil })
+		l.patience = loopPatience
+		go func() { answers <- "first" }()
+		if got, err := l.get("a"); err != nil || got != "first" {
 			t.Fatalf("%v, %v", got, err)
 		}
-		for i, longest := range []time.Duration{longestRead, 0, 0} {
+		for i, longest := range []time.Duration{loopPatience, 0, 0} {
 			start := time.Now()
-			got, err := p.resolvers()
-			if !errors.Is(err, errNoAnswer) || got.File != "first" || time.Since(start) > longest {
+			if got, err := l.get("a"); err != nil || got != "first" || time.Since(start) > longest {
 				t.Errorf("%d: %v, %v after %v", i, got, err, time.Since(start))
 			}
+			if _, err := l.get("never read"); !isNoAnswer(err) {
+				t.Errorf("%d: %v", i, err)
+			}
 		}
-		answers <- resolvers.Found{File: "second"}
+		if begun := begun.Load(); begun != 2 {
+			t.Errorf("%d readings were begun, want 2", begun)
+		}
+		answers <- "late"
 		synctest.Wait()
-		if got, err := p.resolvers(); err != nil || got.File != "second" {
+		go func() { answers <- "second" }()
+		if got, err := l.get("a"); err != nil || got != "second" {
 			t.Errorf("%v, %v", got, err)
+		}
+	})
+}
+
+// Two who ask at once take turns.
+func TestPatienceTakesTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatient("the disk", time.Second)
+		start, results := time.Now(), make(chan error)
+		for range 2 {
+			go func() {
+				_, err := patiently(p, "a", func(context.Context) (int, error) { time.Sleep(700 * time.Millisecond); return 0, nil })
+				results <- err
+			}()
+		}
+		for range 2 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(start); took != 1400*time.Millisecond {
+			t.Errorf("took %v", took)
 		}
 	})
 }

@@ -132,8 +132,22 @@ func (e *Engine) Ranges(context.Context) (ipranges.Book, error) { return e.book,
 
 // FetchRanges implements Service.
 func (e *Engine) FetchRanges(ctx context.Context) (ipranges.Outcome, error) {
-	answer, err := e.fetcher.Fetch(ctx, e.config.Ranges.Source)
+	answer, err := e.fetch(ctx, e.config.Ranges.Source)
 	return e.Offer(ctx, answer, err)
+}
+
+// longestFetch is more than a fetch takes: the client gives up before.
+const longestFetch = 30 * time.Second
+
+// fetch asks the source. A fetch that does not come back is a failed one, and
+// no other is begun beside it.
+func (e *Engine) fetch(ctx context.Context, s ipranges.Source) (ipranges.Answer, error) {
+	return patiently(e.network, "the fetch of the list", func(given context.Context) (ipranges.Answer, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(given, cancel)()
+		return e.fetcher.Fetch(ctx, s)
+	})
 }
 
 // Offer takes over what is believed of a fetched list, or notes why there is
@@ -176,7 +190,7 @@ func (e *Engine) putInForce(ctx context.Context, book ipranges.Book, o ipranges.
 	changed := !book.Current.List.Equal(e.book.Current.List)
 	e.book = book
 	e.logOutcome(o)
-	e.save(book)
+	e.save()
 	if !changed {
 		return nil
 	}
@@ -184,10 +198,9 @@ func (e *Engine) putInForce(ctx context.Context, book ipranges.Book, o ipranges.
 	return err
 }
 
-func (e *Engine) save(book ipranges.Book) {
+func (e *Engine) save() {
 	e.storeProblems = nil
-	if err := e.store.Save(book); err != nil {
-		e.storeProblems = []Problem{{"state-unwritable", Degraded, err.Error(), "make " + e.paths.State + " writable; until then a restart begins with an older list"}}
+	if err := e.keepBook(); err != nil {
 		e.log.Error("the list could not be stored", "error", err)
 	}
 }
@@ -229,7 +242,7 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	whole := now.wall.Add(lasting + time.Second - 1).Truncate(time.Second)
 	allowed := entry{network, now.in(whole.Sub(now.wall))}
 	entries := e.state.withAllowed(allowed, now)
-	if err := saveJSON(e.paths.allow(), entries); err != nil {
+	if err := e.keep(e.paths.allow(), entries); err != nil {
 		return firewall.Temporary{}, notOpened(err)
 	}
 	e.state.allowed = entries
@@ -247,12 +260,12 @@ func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	}
 	e.state.allowed = left
 	_, err := e.Pass(ctx)
-	return errors.Join(err, notKept(saveJSON(e.paths.allow(), left)))
+	return errors.Join(err, notKept(e.keep(e.paths.allow(), left)))
 }
 
 // notOpened says that nothing was opened, because a restart would not know of it.
 func notOpened(err error) error {
-	return refuse(ExitError, "make the state directory writable, and repeat the command", "nothing was opened, because it could not be written down: %w", err)
+	return refuse(ExitError, diskCure(err)+", and repeat the command", "nothing was opened, because it could not be written down: %w", err)
 }
 
 // notKept says that something was closed that a restart would open again. To
@@ -261,7 +274,7 @@ func notKept(err error) error {
 	if err == nil {
 		return nil
 	}
-	return refuse(ExitError, "make the state directory writable, and repeat the command", "it is closed, but that could not be written down: %w", err)
+	return refuse(ExitError, diskCure(err)+", and repeat the command", "it is closed, but that could not be written down: %w", err)
 }
 
 // Off implements Service.
@@ -278,7 +291,7 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	if lasting > 0 {
 		off.Until = now.in(lasting)
 	}
-	if err := saveJSON(e.paths.off(), off); err != nil {
+	if err := e.keep(e.paths.off(), off); err != nil {
 		return Off{}, notOpened(err)
 	}
 	e.state.off = off
@@ -298,5 +311,5 @@ func untilText(o Off) string {
 func (e *Engine) On(ctx context.Context) (Report, error) {
 	e.state.off = offSwitch{}
 	report, err := e.Pass(ctx)
-	return report, errors.Join(err, notKept(saveJSON(e.paths.off(), offSwitch{})))
+	return report, errors.Join(err, notKept(e.keep(e.paths.off(), offSwitch{})))
 }

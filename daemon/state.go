@@ -41,12 +41,12 @@ type Off struct {
 
 func (o offSwitch) at(m moment) Off { return Off{o.Since, o.Until.at(m)} }
 
-func loadState(p Paths, m moment) (s state, err error) {
-	errAllow, errOff := loadJSON(p.allow(), &s.allowed), loadJSON(p.off(), &s.off)
+func loadState(d durable.Disk, p Paths, m moment) (s state, err error) {
+	errAllow, errOff := loadJSON(d, p.allow(), &s.allowed), loadJSON(d, p.off(), &s.off)
 	if errOff != nil {
 		s.off = offSwitch{} // half of it would be worse than none: closed is safe
 	}
-	errForced := loadJSON(p.forced(), &s.forced)
+	errForced := loadJSON(d, p.forced(), &s.forced)
 	if errForced != nil {
 		s.forced = nil // SSH is left open rather than closed for what cannot be read
 	}
@@ -69,8 +69,8 @@ func loadState(p Paths, m moment) (s state, err error) {
 // IPv4 network written as IPv6.
 func isNetwork(n netip.Prefix) bool { return n.IsValid() && n.Bits() > 0 && !n.Addr().Is4In6() }
 
-func loadJSON(path string, into any) error {
-	b, err := durable.OS{}.Read(path)
+func loadJSON(d durable.Disk, path string, into any) error {
+	b, err := d.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -83,12 +83,12 @@ func loadJSON(path string, into any) error {
 	return nil
 }
 
-func saveJSON(path string, v any) error {
+func saveJSON(d durable.Disk, path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", path, err)
 	}
-	return durable.Write(durable.OS{}, path, append(b, '\n'))
+	return durable.Write(d, path, append(b, '\n'))
 }
 
 // current returns the entries that have not expired, sorted by network.

@@ -329,6 +329,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 	problems = append(problems, e.rangesProblems(now)...)
 	problems = append(problems, e.trialProblems(now)...)
 	problems = append(problems, e.configProblems...)
+	problems = append(problems, e.diskProblems(now)...)
 	return append(problems, e.storeProblems...)
 }
 

@@ -38,14 +38,19 @@ type surroundings struct {
 	sinceBoot   func() time.Duration
 	wallClock   func() time.Time // for what is stored; somebody may set it at any time
 	boot        string           // which start of the host it is
+
+	patients []*patient // who wait for the disk in some of these
 }
 
 func theseSurroundings() surroundings {
+	nameservers, users := newLastKnown(resolvers.Read), newLastKnown(lookupUser)
+	ssh := newPatient("the disk", startPatience)
+	ssh.inLoop = sshPatience
 	return surroundings{
 		host:        kernel.ReadHost,
-		resolvers:   (&patient{read: func() (resolvers.Found, error) { return resolvers.Read("/") }}).resolvers,
-		user:        lookupUser,
-		ssh:         findSSH,
+		resolvers:   func() (resolvers.Found, error) { return nameservers.get("/") },
+		user:        users.get,
+		ssh:         func(p firewall.Policy, own sshd.Session) (sshd.Host, error) { return findSSH(ssh, p, own) },
 		reachedAt:   kernel.New().ReachedAt,
 		routeTo:     kernel.RouteTo,
 		connections: kernel.Connections,
@@ -59,6 +64,7 @@ func theseSurroundings() surroundings {
 		sinceBoot:   sinceBoot,
 		wallClock:   time.Now,
 		boot:        bootID(),
+		patients:    []*patient{nameservers.patient, users.patient, ssh},
 	}
 }
 

@@ -56,8 +56,8 @@ type applied struct {
 var errNotWhole = errors.New("it is not whole")
 
 // loadTrial reads the record of a trial; nil if there is none.
-func loadTrial(p Paths) *trial {
-	b, err := durable.OS{}.Read(p.trial())
+func loadTrial(d durable.Disk, p Paths) *trial {
+	b, err := d.Read(p.trial())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/sshd"
 )
 
@@ -190,7 +191,7 @@ func TestTrialKeepsWhatIsForced(t *testing.T) {
 				}
 				r.expect("afterwards", isOld)
 				var forced []Forced
-				if err := loadJSON(r.engine.paths.forced(), &forced); err != nil || len(forced) != 0 {
+				if err := loadJSON(durable.OS{}, r.engine.paths.forced(), &forced); err != nil || len(forced) != 0 {
 					t.Errorf("on disk: %v, %v", forced, err)
 				}
 			})

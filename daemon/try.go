@@ -22,7 +22,7 @@ func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial
 	}
 	defer table.Close()
 	d := newDaemon(NewEngine(o.Paths, o.Version, o.Log), o)
-	d.engine.table = table
+	d.engine.table = bounded(table)
 	d.engine.LoadState()
 	open, err := d.engine.loadApplied(ctx)
 	if err != nil {
@@ -59,7 +59,7 @@ func (e *Engine) loadApplied(ctx context.Context) (open bool, err error) {
 func (d *Daemon) serveTrial(outer context.Context, begun Report) (Trial, error) {
 	ctx, end := context.WithCancel(context.WithoutCancel(outer))
 	defer end()
-	d.settled = end
+	d.forTrial = true
 	server, err := d.serve(ctx)
 	if err != nil {
 		_, errBack := d.engine.goBack(ctx)

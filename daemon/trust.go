@@ -1,0 +1,53 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// untrusted refuses a directory in which other users than root and this one
+// decide what the files are: neither is written to such a place, nor believed
+// what stands there. A directory that is not there yet is fine.
+func untrusted(dir string) error {
+	var link, at unix.Stat_t
+	err := unix.Lstat(dir, &link)
+	if err == nil {
+		err = unix.Stat(dir, &at)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && link.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return refuse(ExitError, "remove it, or make the directory that it names", "%s is a link to nothing", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at %s: %w", dir, err)
+	case at.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return refuse(ExitError, "remove it: nothing else belongs there", "%s is not a directory", dir)
+	}
+	if stranger := whoElse(link, at); stranger != "" {
+		return refuse(ExitError, fmt.Sprintf("sudo chown -h root:root %[1]s && sudo chmod go-w %[1]s/, look who has been at its files, and restart cfwall", dir),
+			"%s is not used: %s could have put anything there", dir, stranger)
+	}
+	return nil
+}
+
+// whoElse names somebody else who may change a directory, or where a link leads.
+func whoElse(link, at unix.Stat_t) string {
+	for _, s := range []unix.Stat_t{link, at} {
+		if !slices.Contains([]int{0, os.Geteuid()}, int(s.Uid)) {
+			return fmt.Sprintf("user %d, who owns it,", s.Uid)
+		}
+	}
+	switch {
+	case at.Mode&0o002 != 0:
+		return "every user"
+	case at.Mode&0o020 != 0 && !slices.Contains([]int{0, os.Getegid()}, int(at.Gid)):
+		return fmt.Sprintf("group %d", at.Gid)
+	}
+	return ""
+}

@@ -73,8 +73,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer table.Close()
 	d := newDaemon(NewEngine(o.Paths, o.Version, o.Log), o)
-	if d.engine.table = bounded(table); o.wrap != nil {
-		d.engine.table = bounded(o.wrap(table))
+	if d.engine.table = table; o.wrap != nil {
+		d.engine.table = o.wrap(table)
 	}
 	d.engine.self = Process{Running: true, PID: os.Getpid(), Version: o.Version}
 	hostChanged, err := kernel.WatchHost(ctx) // before the first look, so that no change is missed

@@ -194,7 +194,7 @@ func newTestEngine(t testing.TB) (*Engine, *fakeTable, *fakeFetcher) {
 	paths := Paths{Config: filepath.Join(dir, "config.toml"), State: filepath.Join(dir, "state"), Runtime: filepath.Join(dir, "run")}
 	e := NewEngine(paths, "test", slog.New(slog.DiscardHandler))
 	table, fetcher := &fakeTable{}, &fakeFetcher{answer: down}
-	e.table, e.fetcher = bounded(table), fetcher
+	e.table, e.fetcher = table, fetcher
 	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: true}, nil }
 	e.ssh = sshOn(22)
 	e.resolvers = testResolvers

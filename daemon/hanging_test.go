@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/resolvers"
@@ -83,8 +84,9 @@ func (s *hangingStore) Save(b ipranges.Book) error {
 	return s.bookStore.Save(b)
 }
 
-// losingTable loses answers of the kernel: an exchange then takes as long as its
-// context lasts. It notes when the table was changed.
+// losingTable loses answers of the kernel, as package kernel then tells it: after
+// half a second it reads again, and gives up after another; of a change it is not
+// known whether it was made. It notes when the table was changed.
 type losingTable struct {
 	*fakeTable
 	reads, applies, answers int           // that many of the next are lost
@@ -95,11 +97,17 @@ type losingTable struct {
 
 func (l *losingTable) Read(ctx context.Context, f firewall.Family) (firewall.State, error) {
 	l.dead.wait()
-	if l.reads > 0 {
+	for range 2 {
+		if l.reads == 0 {
+			return l.read(ctx, f)
+		}
 		l.reads--
-		<-ctx.Done()
-		return firewall.State{}, ctx.Err()
+		time.Sleep(silence)
 	}
+	return firewall.State{}, kernel.ErrUncertain
+}
+
+func (l *losingTable) read(ctx context.Context, f firewall.Family) (firewall.State, error) {
 	select {
 	case <-time.After(l.slow):
 		return l.fakeTable.Read(ctx, f)
@@ -111,18 +119,21 @@ func (l *losingTable) Read(ctx context.Context, f firewall.Family) (firewall.Sta
 func (l *losingTable) Apply(ctx context.Context, p firewall.Plan) error {
 	if l.applies > 0 {
 		l.applies--
-		<-ctx.Done()
-		return ctx.Err()
+		time.Sleep(silence)
+		return kernel.ErrUncertain
 	}
 	err := l.fakeTable.Apply(ctx, p)
 	l.changed = time.Now()
 	if l.answers > 0 {
 		l.answers--
-		<-ctx.Done()
-		return ctx.Err()
+		time.Sleep(silence)
+		return kernel.ErrUncertain
 	}
 	return err
 }
+
+// silence is how long package kernel waits for an answer.
+const silence = 500 * time.Millisecond
 
 // hangs are all that can be made to hang about a daemon.
 type hangs struct {
@@ -143,7 +154,7 @@ func startHanging(t *testing.T, log *slog.Logger, config string, prepare func(*h
 		writeFile(t, e.paths.Config, config)
 		h.testDaemon, h.table = d, &losingTable{fakeTable: d.fake()}
 		h.store = &hangingStore{bookStore: e.store}
-		e.table, e.disk, e.textfile, e.store = bounded(h.table), h.disk, h.textfile, h.store
+		e.table, e.disk, e.textfile, e.store = h.table, h.disk, h.textfile, h.store
 		e.readFile = func(path string) ([]byte, error) { h.config.wait(); return os.ReadFile(path) }
 		h.surround(e)
 		d.fetcher.answer = func() (ipranges.Answer, error) { h.net.wait(); return down() }

@@ -22,7 +22,7 @@ func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial
 	}
 	defer table.Close()
 	d := newDaemon(NewEngine(o.Paths, o.Version, o.Log), o)
-	d.engine.table = bounded(table)
+	d.engine.table = table
 	d.engine.LoadState()
 	open, err := d.engine.loadApplied(ctx)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/systemd"
 )
 
@@ -69,7 +68,7 @@ func TestWatchdogIsFedWhateverHangs(t *testing.T) {
 				one.begin(t)
 			}
 		},
-		"every exchange takes as long as it may": func(t *testing.T, h *hangs) {
+		"every answer is lost": func(t *testing.T, h *hangs) {
 			h.in(t, func(context.Context) { h.table.reads, h.table.applies = 1<<30, 1<<30 })
 		},
 		"every answer to a change is lost, and nothing becomes of it": func(t *testing.T, h *hangs) {
@@ -129,41 +128,5 @@ func TestTheBoundsFitTheWatchdog(t *testing.T) {
 	disks := 5 * loopPatience // config, state, text file, users, resolvers
 	if most := watchdog/2 + longestPass + longestCut + disks + time.Second; most >= watchdog {
 		t.Errorf("%v may pass between two feedings", most)
-	}
-}
-
-// A large table takes longer than a usual one, and is given up only once.
-func TestExchangesLearnHowLongTheyTake(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		slow := &slowTable{fakeTable: &fakeTable{}, takes: 2 * time.Second}
-		x := bounded(slow)
-		for range 3 {
-			if _, err := x.Read(t.Context(), firewall.FamilyINET); err != nil {
-				t.Error(err)
-			}
-		}
-		if slow.given != 1 {
-			t.Errorf("%d reads were given up, want 1: the first", slow.given)
-		}
-		if err := x.Apply(t.Context(), firewall.Plan{}); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// slowTable is a large one.
-type slowTable struct {
-	*fakeTable
-	takes time.Duration
-	given int // up
-}
-
-func (s *slowTable) Read(ctx context.Context, f firewall.Family) (firewall.State, error) {
-	select {
-	case <-ctx.Done():
-		s.given++
-		return firewall.State{}, ctx.Err()
-	case <-time.After(s.takes):
-		return s.fakeTable.Read(ctx, f)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -29,16 +30,22 @@ func (k *Kernel) Read(ctx context.Context, family firewall.Family) (firewall.Sta
 	return uninterrupted(ctx, "reading table "+firewall.TableName, func() (firewall.State, error) { return k.readOnce(ctx, family) })
 }
 
-// uninterrupted reads again where other programs changed what was read.
+// uninterrupted reads again where other programs changed what was read, and once
+// where an answer got lost.
 func uninterrupted[T any](ctx context.Context, doing string, read func() (T, error)) (T, error) {
 	var none T
 	var last error
+	lost := 0
 	for try := range readTries {
 		got, err := read()
-		if !errors.Is(err, errInterrupted) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			lost++
+		} else if !errors.Is(err, errInterrupted) {
 			return got, err
 		}
-		last = err
+		if last = err; lost > 1 {
+			return none, err
+		}
 		select {
 		case <-ctx.Done():
 			return none, ctx.Err()

@@ -90,7 +90,7 @@ func TestTheDiskOfTheConfigHangs(t *testing.T) {
 		if h.admits(t, "198.51.100.7", 443) {
 			t.Error("the table is not kept while the config cannot be read")
 		}
-		h.wantProblem(t, "disk-hangs", h.engine.paths.Config)
+		h.wantProblem(t, h.engine.paths.Config)
 		writeFile(t, h.engine.paths.Config, "[web]\ntcp = [8443]\n")
 		h.config.end()
 		synctest.Wait()
@@ -99,7 +99,7 @@ func TestTheDiskOfTheConfigHangs(t *testing.T) {
 		if h.admits(t, "198.51.100.7", 8443) {
 			t.Error("the config is not read again once the disk answers")
 		}
-		h.wantProblem(t, "disk-hangs", "")
+		h.wantProblem(t, "")
 	})
 }
 
@@ -126,7 +126,7 @@ func TestNothingIsOpenedByAWriteThatComesLate(t *testing.T) {
 					if !errors.As(err, &refusal) || !strings.Contains(err.Error(), "nothing was opened") || time.Since(before) > loopPatience {
 						t.Errorf("%v after %v", err, time.Since(before))
 					}
-					h.wantProblem(t, "disk-hangs", name+".json")
+					h.wantProblem(t, name+".json")
 					at(h).end()
 					time.Sleep(2 * time.Second)
 					h.in(t, func(context.Context) {
@@ -138,7 +138,7 @@ func TestNothingIsOpenedByAWriteThatComesLate(t *testing.T) {
 					if h.admits(t, "198.51.100.7", 443) {
 						t.Error("it is open")
 					}
-					h.wantProblem(t, "disk-hangs", "")
+					h.wantProblem(t, "")
 					h.in(t, func(ctx context.Context) { err = open(ctx, h.engine) })
 					if err != nil || !h.admits(t, "198.51.100.7", 443) {
 						t.Errorf("once the disk answers: %v", err)
@@ -224,7 +224,7 @@ func TestTheDiskHangsAtTheStart(t *testing.T) {
 		if h.admits(t, "198.51.100.7", 443) || !h.admits(t, "104.16.0.1", 443) {
 			t.Error("not closed with the built-in list")
 		}
-		h.wantProblem(t, "disk-hangs", h.engine.paths.State)
+		h.wantProblem(t, h.engine.paths.State)
 		h.in(t, func(ctx context.Context) { _, _ = h.engine.On(ctx) }) // it is off on the disk, which nobody knows
 		h.disk.all.end()
 		h.config.end()

@@ -204,14 +204,15 @@ func stuckLog(t *testing.T) *slog.Logger {
 	return systemd.NewQueue().Logger(w, slog.LevelInfo)
 }
 
-// wantProblem looks for a problem with a code that says something; "" wants none.
-func (h *hangs) wantProblem(t *testing.T, code, says string) {
+// wantProblem wants status to speak of a disk that hangs, and where; "" wants it not to.
+func (h *hangs) wantProblem(t *testing.T, says string) {
 	t.Helper()
 	h.in(t, func(ctx context.Context) {
 		s, err := h.engine.tableStatus(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
+		const code = "disk-hangs"
 		if says == "" && has(s.Problems, code, "") || says != "" && !has(s.Problems, code, says) {
 			t.Errorf("problems %v, want %s %q", s.Problems, code, says)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
@@ -212,4 +213,65 @@ func awaitTable(t *testing.T, h *lab.Host, want firewall.Ruleset) {
 		}
 	}
 	t.Fatalf("not put right: %s", firewall.MakePlan(tableOf(t, h), want))
+}
+
+// A meddledTable is one that another program changes right after each change of
+// ours, so many times.
+type meddledTable struct {
+	Table
+	meddle func()
+	times  int
+}
+
+func (m *meddledTable) Apply(ctx context.Context, p firewall.Plan) error {
+	err := m.Table.Apply(ctx, p)
+	if m.times > 0 {
+		m.times--
+		m.meddle()
+	}
+	return err
+}
+
+// What is changed between writing and reading back is found each time: success is
+// never reported on a table that differs.
+func TestMutationsBeforeReadingBack(t *testing.T) {
+	lab.Kernel(t)
+	t.Parallel()
+	h := lab.New(t).Host("web")
+	e := newLabEngine(t, crowdWish)
+	table := &meddledTable{Table: plainTable{e.table}}
+	e.table = table
+	if _, err := applyIn(t, h, e, crowdWish, Order{}); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(200, 2026))
+	table.meddle = func() { mutate(t, h, random, listing(t, h)) }
+	for range amount(150, 1500) {
+		e.book.Current.List = listWith(randomNetworks(random, 3)...)
+		table.times = 1 + random.IntN(2)
+		var r Report
+		var err error
+		h.Do(func() { r, err = e.Pass(t.Context()) })
+		want := wantIn(t, h, e)
+		if whole := firewall.MakePlan(tableOf(t, h), want).Empty(); err != nil || len(r.drift) == 0 || !whole {
+			t.Fatalf("%v, found %v, whole: %t", err, r.drift, whole)
+		}
+	}
+	table.times = 1 << 30
+	e.book.Current.List = listWith("188.42.0.0/20")
+	var err error
+	h.Do(func() { _, err = e.Pass(t.Context()) })
+	if err == nil {
+		t.Error("success is reported on a table that differs each time it is read")
+	}
+}
+
+func wantIn(t *testing.T, h *lab.Host, e *Engine) (want firewall.Ruleset) {
+	t.Helper()
+	var err error
+	h.Do(func() { want, _, err = e.Want(time.Now()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return want
 }

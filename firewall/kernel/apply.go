@@ -49,18 +49,18 @@ func (k *Kernel) commit(ctx context.Context, messages []netlink.Message) error {
 }
 
 // writing returns the connection for changes: the one that is held, or a new one.
-func (k *Kernel) writing(ctx context.Context) (c conn, release func() error, err error) {
+func (k *Kernel) writing(ctx context.Context) (c conn, release func(), err error) {
 	if k.writer == nil {
 		c, err = k.open(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		return c, c.Close, nil
+		return c, func() { c.Close() }, nil
 	}
 	if err := k.writer.Drain(); err != nil {
 		return nil, nil, fmt.Errorf("using the socket that holds the table: %w", err)
 	}
-	return bound(ctx, k.writer), func() error { return nil }, nil
+	return bound(ctx, k.writer), func() {}, nil
 }
 
 // Remove deletes our table, whatever is in it.

@@ -99,9 +99,7 @@ func bound(ctx context.Context, c conn) boundConn {
 	if d, ok := ctx.Deadline(); ok && d.Before(until) {
 		until = d
 	}
-	b := boundConn{c, until}
-	b.renew() // a socket that stays open has the deadline of its last answer
-	return b
+	return boundConn{c, until}
 }
 
 // renew gives the kernel time for its next word. Where that fails the socket is
@@ -112,6 +110,16 @@ func (c boundConn) renew() {
 		next = c.until
 	}
 	_ = c.SetDeadline(next)
+}
+
+func (c boundConn) Send(m netlink.Message) (netlink.Message, error) {
+	c.renew()
+	return c.conn.Send(m)
+}
+
+func (c boundConn) SendMessages(all []netlink.Message) ([]netlink.Message, error) {
+	c.renew()
+	return c.conn.SendMessages(all)
 }
 
 func (c boundConn) ReceiveIter() iter.Seq2[netlink.Message, error] {

@@ -71,6 +71,7 @@ func (g *guardian) repaired(changes []string, now time.Time) Repair {
 	g.repairs.Count++
 	g.repairs.Last = slices.Insert(g.repairs.Last, 0, r)
 	g.repairs.Last = g.repairs.Last[:min(len(g.repairs.Last), shownRepairs)]
+	g.suspects = nil
 	return r
 }
 

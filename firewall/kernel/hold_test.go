@@ -285,6 +285,29 @@ func TestSilence(t *testing.T) {
 	h.enforce(t, want)
 }
 
+// A read whose answer got lost is done again, once.
+func TestSilentRead(t *testing.T) {
+	h := newHost(t)
+	want := ordinary(t).Build(t)
+	h.enforce(t, want)
+	for lost, ok := range map[int]bool{1: true, 2: false} {
+		deaf := h.with(func(which int) fault {
+			if which > lost {
+				return fault{}
+			}
+			return fault{send: func(all []netlink.Message) error {
+				all[0].Header.Type = netlink.Noop // which nobody answers
+				return nil
+			}}
+		})
+		var err error
+		h.Do(func() { _, err = deaf.kernel.Read(t.Context(), want.Family) })
+		if (err == nil) != ok || !ok && !errors.Is(err, ErrUncertain) {
+			t.Errorf("%d answers lost: %v", lost, err)
+		}
+	}
+}
+
 // The socket that holds the table may have any number: some libraries cannot wait
 // on descriptors above 1023.
 func TestHoldWithManyDescriptors(t *testing.T) {

@@ -24,7 +24,7 @@ func statusText(w io.Writer, s daemon.Status, now time.Time) string {
 	}
 	f.add("ranges", "%s", rangesLine(s.Ranges, now))
 	f.add("source", "%s", sourceLine(s.Ranges.Source, s.Ranges.Agreement))
-	f.add("table", "%s", tableLine(s.Table))
+	f.add("table", "%s", tableLine(s.Table, s.Daemon.Running))
 	if s.Repairs.Count > 0 {
 		f.add("repaired", "%s", repairsText(s.Repairs, now))
 	}
@@ -136,7 +136,7 @@ func sourceText(source string) string {
 	return "built into cfwall"
 }
 
-func tableLine(t daemon.TableStatus) string {
+func tableLine(t daemon.TableStatus, watched bool) string {
 	family := "inet"
 	if !t.IPv6 {
 		family = "ip"
@@ -147,20 +147,20 @@ func tableLine(t daemon.TableStatus) string {
 	case !t.Matches:
 		return family + " cfwall, DIFFERS from the policy (read from the kernel now)"
 	}
-	return family + " cfwall, matches the policy (read from the kernel now)\n" + holdText(t.Ownership)
+	return family + " cfwall, matches the policy (read from the kernel now)\n" + holdText(t.Ownership, watched)
 }
 
 // holdText says who may change the table.
-func holdText(h firewall.Hold) string {
-	switch h {
-	case firewall.Owned:
+func holdText(h firewall.Hold, watched bool) string {
+	switch {
+	case h == firewall.Owned:
 		return "owned by the daemon: no other program can change or flush it"
-	case firewall.Foreign:
+	case h == firewall.Foreign:
 		return "held by another process: only that can change it"
-	case firewall.Orphan:
-		return "left by a daemon that ended: any root program can change it"
+	case watched:
+		return "any root program can change it; the daemon puts that right at once"
 	}
-	return "any root program can change it; the daemon puts that right at once"
+	return "any root program can change it, and no daemon would put that right"
 }
 
 func repairsText(r daemon.Repairs, now time.Time) string {

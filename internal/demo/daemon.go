@@ -12,6 +12,7 @@ type daemon struct {
 	*site
 	cfwall  string
 	started time.Time
+	process *exec.Cmd
 }
 
 // places are flags that keep cfwall's files in the lab.
@@ -32,6 +33,7 @@ func (s *site) start(cfwall string) *daemon {
 	run := d.command("run")
 	run.Stderr = log
 	s.web.Start(run)
+	d.process = run
 	return d
 }
 

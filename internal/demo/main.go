@@ -40,7 +40,11 @@ be in force and to fetch the list. "in": a whole conversation. "-": no answer at
 	fmt.Print(table(s.visitors, after, tunnel))
 	fmt.Printf("\n$ cfwall status\n%s", d.status())
 
-	wrong := slices.Concat(lab.Unexpected(before), lab.Unexpected(after), lab.Unexpected(tunnel))
+	fmt.Printf("\nAnother program tries to open it, and the daemon is killed:\n\n%s", d.meddle())
+	left := s.ask(admittedInTunnel)
+	fmt.Printf("\nThe rules stay: %s\n", sameAs(tunnel, left))
+
+	wrong := slices.Concat(lab.Unexpected(before), lab.Unexpected(after), lab.Unexpected(tunnel), lab.Unexpected(left))
 	for _, r := range wrong {
 		if r.Admit {
 			fmt.Fprintf(os.Stderr, "error: %v should get in, but: %v\n", r.Probe, r.Err)

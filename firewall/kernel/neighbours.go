@@ -45,7 +45,7 @@ func (k *Kernel) neighboursOnce(ctx context.Context, judge func(neighbours.Rules
 		return n.err
 	}
 	after, err := n.generation()
-	if err == nil && before != after {
+	if err == nil && (before != after || n.interrupted) {
 		err = errInterrupted
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -24,10 +25,54 @@ var errInterrupted = errors.New("the ruleset changed while it was read")
 // change theirs meanwhile.
 const readTries = 20
 
+// errUnsettled says that a table was read to its end while some table changed,
+// perhaps another.
+var errUnsettled = fmt.Errorf("some table changed: %w", errInterrupted)
+
 // Read returns our table as the kernel holds it, whole and of one moment. A
 // table that does not exist is no error. Errors are those of this package.
+//
+// Where others change their tables hundreds of times a second no read is free of
+// that. Then ours is what two reads agree on: it did not change between them.
 func (k *Kernel) Read(ctx context.Context, family firewall.Family) (firewall.State, error) {
-	return uninterrupted(ctx, "reading table "+firewall.TableName, func() (firewall.State, error) { return k.readOnce(ctx, family) })
+	var last *firewall.State
+	return uninterrupted(ctx, "reading table "+firewall.TableName, func() (firewall.State, error) {
+		s, err := k.readOnce(ctx, family)
+		if !errors.Is(err, errUnsettled) {
+			return s, err
+		}
+		if last != nil && alike(*last, s) {
+			return s, nil
+		}
+		last = &s
+		return s, err
+	})
+}
+
+// alike compares all but what goes on without a change: counters count, and the
+// time that elements have left goes by.
+func alike(a, b firewall.State) bool {
+	return a.Owner == b.Owner && reflect.DeepEqual(still(a.Table), still(b.Table))
+}
+
+func still(r *firewall.Ruleset) *firewall.Ruleset {
+	if r == nil {
+		return nil
+	}
+	s := *r
+	s.Counters, s.Sets = slices.Clone(r.Counters), slices.Clone(r.Sets)
+	for i := range s.Counters {
+		s.Counters[i].Packets, s.Counters[i].Bytes = 0, 0
+	}
+	for i := range s.Sets {
+		s.Sets[i].Elements = slices.Clone(s.Sets[i].Elements)
+		for j, e := range s.Sets[i].Elements {
+			if !e.Expires.IsZero() {
+				s.Sets[i].Elements[j].Expires = time.Unix(0, 0)
+			}
+		}
+	}
+	return &s
 }
 
 // uninterrupted reads again where other programs changed what was read, and once
@@ -74,13 +119,15 @@ func (k *Kernel) readOnce(ctx context.Context, family firewall.Family) (firewall
 	if err != nil {
 		return firewall.State{}, err
 	}
-	if before != after {
-		return firewall.State{}, errInterrupted
-	}
 	if table != nil {
 		table.Hold, table.Flags = k.holdOf(table.Flags, owner), table.Flags&^holdFlags
 	}
-	return firewall.State{Table: table, Generation: after, Owner: owner, Best: k.best}, nil
+	// With the generation from before, the kernel refuses a plan that misses a change.
+	state := firewall.State{Table: table, Generation: before, Owner: owner, Best: k.best}
+	if before != after || r.interrupted {
+		return state, errUnsettled
+	}
+	return state, nil
 }
 
 // Generation returns the number that every change of any table raises.
@@ -97,6 +144,8 @@ func (k *Kernel) Generation(ctx context.Context) (uint32, error) {
 type reader struct {
 	conn   conn
 	family byte
+	// interrupted says that some table changed during a dump.
+	interrupted bool
 	// constants holds the anonymous sets by name.
 	constants map[string]anonymous
 }
@@ -122,9 +171,10 @@ func (r *reader) get(kind int, flags netlink.HeaderFlags, fill func(*netlink.Att
 			return errInterrupted
 		case err != nil:
 			return classify(doing, err)
-		case m.Header.Sequence != sent.Header.Sequence, m.Header.Flags&netlink.DumpInterrupted != 0:
+		case m.Header.Sequence != sent.Header.Sequence:
 			return errInterrupted
 		}
+		r.interrupted = r.interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
 		each(messageFields(m))
 	}
 	return nil

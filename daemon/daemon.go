@@ -42,10 +42,10 @@ type Daemon struct {
 	rules  rulesWatch    // nil: changes by others are not seen at once
 	brake  *rate.Limiter // of repairs
 
-	passAt    time.Time     // when the next pass is due
-	alarmed   bool          // it is brought forward by what others have done to the table
-	fetchAt   time.Duration // when the next fetch is due, after the host's start
-	triedAt   time.Duration // when the last one ended, after the host's start
+	passAt    time.Time         // when the next pass is due
+	alarm     *rate.Reservation // brings it forward after what others have done to the table; nil: none
+	fetchAt   time.Duration     // when the next fetch is due, after the host's start
+	triedAt   time.Duration     // when the last one ended, after the host's start
 	fetching  bool
 	failures  int    // passes that failed in a row
 	announced string // the status line that was last announced
@@ -252,7 +252,6 @@ func (d *Daemon) pass(ctx context.Context) {
 	}
 	d.watchRules(ctx)
 	report, err := d.engine.Pass(ctx)
-	d.alarmed = false
 	d.passed(report, err)
 	d.writeTextfile(ctx)
 }
@@ -261,6 +260,7 @@ func (d *Daemon) pass(ctx context.Context) {
 // one is due. A pass that failed feeds it too: a restart would mend nothing.
 func (d *Daemon) passed(r Report, err error) {
 	now := time.Now()
+	d.calm(now)
 	wait := sweepInterval
 	if err != nil {
 		d.failures++

@@ -174,11 +174,22 @@ func (d *Daemon) rulesChanged(watching bool) {
 		d.opts.Log.Warn("the ruleset is not watched any more; trying again")
 		d.passAt = earlier(d.passAt, now.Add(rewatch))
 	}
-	if (d.engine.suspect(changes, d.engine.table.Port()) || lost) && !d.alarmed {
-		wait := d.brake.ReserveN(now, 1).DelayFrom(now)
+	if (d.engine.suspect(changes, d.engine.table.Port()) || lost) && d.alarm == nil {
+		d.alarm = d.brake.ReserveN(now, 1)
+		wait := d.alarm.DelayFrom(now)
 		d.contested(wait > 0, now)
-		d.alarmed, d.passAt = true, earlier(d.passAt, now.Add(wait))
+		d.passAt = earlier(d.passAt, now.Add(wait))
 	}
+}
+
+// calm ends an alarm, since a pass was done. One that came for another reason,
+// before the brake let it, gives back what it did not use: else every interface
+// that comes or goes would have later repairs wait longer.
+func (d *Daemon) calm(now time.Time) {
+	if d.alarm != nil && d.alarm.DelayFrom(now) > 0 {
+		d.alarm.CancelAt(now)
+	}
+	d.alarm = nil
 }
 
 // contested notes a storm of changes, and says so once.

@@ -220,3 +220,52 @@ func TestChangesBeforeReadingBack(t *testing.T) {
 		t.Errorf("the verdict is %s (%v)", s.Verdict, err)
 	}
 }
+
+// A reload in the moment in which a repair waits for the brake must not make
+// the daemon deaf to the next change.
+func TestReloadWhileARepairWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, watch := watchedDaemon(t)
+		time.Sleep(10 * time.Second)
+		bend := func() { d.table.table.Chains[0].Rules = nil }
+		for range repairBurst + 1 {
+			d.meddle(t, watch, byNft, bend)
+		}
+		if !d.admits(t, "198.51.100.7", 443) {
+			t.Fatal("the brake does not hold")
+		}
+		d.in(t, func(ctx context.Context) { _, _ = d.Daemon.reload(ctx, Order{}) })
+		if d.admits(t, "198.51.100.7", 443) {
+			t.Fatal("the reload did not put it right")
+		}
+		d.meddle(t, watch, byNft, bend)
+		time.Sleep(3 * time.Second / repairRate)
+		synctest.Wait()
+		if d.admits(t, "198.51.100.7", 443) {
+			t.Error("a change after the reload is not put right")
+		}
+	})
+}
+
+// Passes for other reasons, such as interfaces that come and go, do not add up
+// to a wait.
+func TestBrakeIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, watch := watchedDaemon(t)
+		time.Sleep(10 * time.Second)
+		bend := func() { d.table.table.Chains[0].Rules = nil }
+		for range 1000 {
+			d.meddle(t, watch, byNft, bend)
+			d.hostChanged <- struct{}{}
+			time.Sleep(settle)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		d.meddle(t, watch, byNft, bend)
+		time.Sleep(3 * time.Second / repairRate)
+		synctest.Wait()
+		if d.admits(t, "198.51.100.7", 443) {
+			t.Error("a change is not put right for long")
+		}
+	})
+}

@@ -43,7 +43,7 @@ type guardian struct {
 // suspect notes what others did to our table; port is by which we write.
 func (g *guardian) suspect(changes []kernel.Change, port uint32) (found bool) {
 	for _, c := range changes {
-		if c.Ours && c.Port != port {
+		if c.Port != port {
 			g.suspects, found = append(g.suspects, c), true
 		}
 	}

@@ -14,18 +14,17 @@ import (
 	"github.com/cfwall/cfwall/internal/procfs"
 )
 
-// A Change is one that a program made to the ruleset of this network namespace.
+// A Change is one that a program made to a table of our name, in this network namespace.
 type Change struct {
 	// Port is the netlink port that it came by, PID and Program who sent it, as
 	// the first PID namespace numbers it.
 	Port    uint32
 	PID     int
 	Program string
-	// Ours says that it touched a table of our name.
-	Ours bool
 }
 
-// A RulesWatch gathers changes of the ruleset until they are taken.
+// A RulesWatch gathers changes of our table until they are taken. Those of other
+// tables it says nothing of: a program may make thousands of them a second.
 type RulesWatch struct {
 	news chan struct{}
 
@@ -53,7 +52,7 @@ func (w *RulesWatch) Take() (changes []Change, lost bool) {
 // watchBuffer holds the events of a transaction of some 10,000 elements, in bytes.
 const watchBuffer = 8 << 20
 
-// WatchRules tells of changes of the ruleset, whoever makes them, until the
+// WatchRules tells of changes of our table, whoever makes them, until the
 // context ends.
 func WatchRules(ctx context.Context) (*RulesWatch, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: receiveSize})
@@ -110,12 +109,14 @@ func (w *RulesWatch) message(m netlink.Message) {
 		w.touched = w.touched || isAboutOurs(m)
 		return
 	}
+	if !w.touched {
+		return
+	}
+	w.touched = false
 	f := messageFields(m)
 	w.note(&Change{
-		Port: m.Header.PID, Ours: w.touched,
-		PID: int(f.number(unix.NFTA_GEN_PROC_PID)), Program: procfs.Printable(f.text(unix.NFTA_GEN_PROC_NAME)),
+		Port: m.Header.PID, PID: int(f.number(unix.NFTA_GEN_PROC_PID)), Program: procfs.Printable(f.text(unix.NFTA_GEN_PROC_NAME)),
 	})
-	w.touched = false
 }
 
 // isAboutOurs looks for the name of the table alone: one transaction may have tens

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -144,6 +145,20 @@ func TestOwnBusinessIsNoRepair(t *testing.T) {
 			}
 		})
 	})
+}
+
+// An off that another process's table makes fail does not open the ports later.
+func TestOffBesideAForeignTable(t *testing.T) {
+	e, table, _ := newTestEngine(t)
+	table.table = &firewall.Ruleset{Family: firewall.FamilyINET, Hold: firewall.Foreign}
+	if _, err := e.Off(t.Context(), 0); !errors.Is(err, kernel.ErrForeign) {
+		t.Fatalf("off: %v", err)
+	}
+	table.table = nil
+	e.LoadState()
+	if _, err := e.Pass(t.Context()); err != nil || table.admits("198.51.100.7", 443) {
+		t.Errorf("the other process has ended, and strangers are admitted (%v)", err)
+	}
 }
 
 // A program that changes the table in a loop is not let win, nor keep this host

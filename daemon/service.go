@@ -9,6 +9,7 @@ import (
 
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
@@ -294,9 +295,17 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	if err := e.keep(e.paths.off(), off); err != nil {
 		return Off{}, notOpened(err)
 	}
+	before := e.state.off
 	e.state.off = off
 	_, err := e.Pass(ctx)
-	e.log.Warn("switched off: every port is open", "until", untilText(off.at(now)))
+	if errors.Is(err, kernel.ErrForeign) {
+		// It was refused: nothing may open the ports on the day that the table is free.
+		e.state.off = before
+		return Off{}, errors.Join(err, notKept(e.keep(e.paths.off(), before)))
+	}
+	if err == nil {
+		e.log.Warn("switched off: every port is open", "until", untilText(off.at(now)))
+	}
 	return off.at(now), err
 }
 

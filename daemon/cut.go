@@ -155,9 +155,14 @@ func sortedCuts(counts map[Cut]int) []Cut {
 	return cuts
 }
 
-// longestCut bounds how long connections are closed one by one, which holds up
-// the loop; the next pass goes on.
-const longestCut = time.Second
+// Looking for connections and closing them holds up the loop, so that what others
+// do to the table meanwhile stands. So there is little of it at a time; the next
+// pass goes on. What is found is closed for a while even where finding took long.
+const (
+	longestCut   = time.Second            // to find them
+	longestClose = 100 * time.Millisecond // to close them, one by one
+	betweenCuts  = 200 * time.Millisecond
+)
 
 // An ending is the closing of connections that a change no longer admits, as
 // far as it is not done. The rules drop most of their packets meanwhile: not
@@ -185,19 +190,19 @@ func (e *Engine) cut(ctx context.Context) (closed int) {
 	if !n.due || e.trial.pending() { // what a trial ends, going back could not bring back
 		return 0
 	}
-	ctx, cancel := context.WithTimeout(ctx, longestCut)
+	looking, cancel := context.WithTimeout(ctx, longestCut)
 	defer cancel()
-	doomed, _, err := e.doomed(ctx, n.before, n.after)
-	for _, c := range doomed {
-		if ctx.Err() != nil {
+	doomed, _, err := e.doomed(looking, n.before, n.after)
+	all := looking.Err() == nil
+	for began := time.Now(); closed < len(doomed) && err == nil; closed++ {
+		if ctx.Err() != nil || time.Since(began) >= longestClose {
 			return closed
 		}
-		if err = e.destroy(c); err != nil {
+		if err = e.destroy(doomed[closed]); err != nil {
 			break
 		}
-		closed++
 	}
-	if ctx.Err() != nil {
+	if !all && err == nil {
 		return closed
 	}
 	n.due, n.failed = false, err

@@ -379,3 +379,33 @@ func TestCutOfWhoWasLetInForATime(t *testing.T) {
 		})
 	}
 }
+
+// However many connections there are to close, and however long it takes to find
+// them, the loop is free again soon, and all are closed in the end.
+func TestCutOfManyConnections(t *testing.T) {
+	e, _, _ := newAuditEngine(t)
+	live := make([]kernel.Connection, 2000)
+	for i := range live {
+		live[i] = kernel.Connection{Local: netip.MustParseAddrPort("192.0.2.2:40000"), Remote: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), uint16(10_000+i))}
+	}
+	e.connections = func() ([]kernel.Connection, error) { return live, nil }
+	e.destroy = func(kernel.Connection) error {
+		time.Sleep(500 * time.Microsecond)
+		live = live[1:]
+		return nil
+	}
+	writeFile(t, e.paths.Config, "[outbound]\npolicy = \"drop\"\n")
+	began := time.Now()
+	r, err := e.Apply(t.Context(), Order{Force: true})
+	if err != nil || r.Cut != 2000 || len(live) != 0 || e.ending.due {
+		t.Fatalf("%d connections are cut, %d left after %v (%v)", r.Cut, len(live), time.Since(began), err)
+	}
+	live = slices.Repeat([]kernel.Connection{{Local: netip.MustParseAddrPort("192.0.2.2:40000"), Remote: netip.MustParseAddrPort("203.0.113.9:25")}}, 2000)
+	before := *e.verified
+	before.Chains = nil
+	e.ending.next(&before, *e.verified)
+	began = time.Now()
+	if closed := e.cut(t.Context()); closed == 0 || !e.ending.due || time.Since(began) > longestCut/2 {
+		t.Errorf("%d connections are cut in %v, and it goes on: %t", closed, time.Since(began), e.ending.due)
+	}
+}

@@ -275,7 +275,10 @@ func (d *Daemon) passed(r Report, err error) {
 			d.opts.Log.Info(m)
 		}
 	}
-	if d.engine.ending.due && !d.engine.trial.pending() || d.engine.behind() {
+	if d.engine.ending.due && !d.engine.trial.pending() {
+		wait = min(wait, betweenCuts)
+	}
+	if d.engine.behind() {
 		wait = min(wait, time.Second)
 	}
 	d.opts.Notify.Watchdog()

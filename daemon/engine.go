@@ -57,7 +57,7 @@ type Engine struct {
 	ending ending // of connections
 	guardian
 	lastErr error     // of the last pass
-	since   time.Time // when the table was first seen to be right
+	since   time.Time // when the table was first seen to be right, or put right
 }
 
 // NewEngine makes an engine on this host. It touches nothing: Load reads the

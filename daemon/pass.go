@@ -76,7 +76,7 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 		e.since, e.verified = time.Time{}, nil
 		return report, err
 	}
-	if e.since.IsZero() {
+	if e.since.IsZero() || len(report.drift) > 0 {
 		e.since = time.Now()
 	}
 	e.verified = &report.after

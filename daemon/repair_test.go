@@ -49,6 +49,9 @@ func TestForeignChangeIsPutRightAtOnce(t *testing.T) {
 		}
 		d.in(t, func(ctx context.Context) {
 			s, err := d.engine.Status(ctx)
+			if s.Since.Before(began) {
+				t.Errorf("the table was gone at %v, and status says that it has been right since %v", began, s.Since)
+			}
 			if err != nil || s.Repairs.Count != 1 || s.Repairs.Last[0].By != "nft (pid 4121)" || !slices.Contains(s.Repairs.Last[0].Changes, "+ table cfwall") {
 				t.Errorf("status says %+v (%v)", s.Repairs, err)
 			}

@@ -80,6 +80,7 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 		e.since = time.Now()
 	}
 	e.verified = &report.after
+	e.leaveFamily(ctx, report.after.Family)
 	e.remember()
 	if report.Changed {
 		e.ending.next(report.before, report.after)

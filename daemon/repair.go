@@ -36,6 +36,7 @@ const shownRepairs = 8
 // programs from those that the policy asks for.
 type guardian struct {
 	verified *firewall.Ruleset // nil: nothing was, or nothing is to be in force
+	family   firewall.Family   // of the table that this process has put in force; "": none yet
 	suspects []kernel.Change   // of our table, by others, since the last pass
 	repairs  Repairs
 }
@@ -121,6 +122,24 @@ func (e *Engine) report(r Repair) {
 // do with it: a command may find that there is nothing to do.
 func (e *Engine) isForeign(have firewall.State, p firewall.Plan) bool {
 	return have.Table != nil && have.Table.Hold == firewall.Foreign && (e.self.Running || !p.Empty())
+}
+
+// leaveFamily removes the table that this process made before the host got IPv6,
+// now that another guards it: what nobody keeps true would go on dropping.
+func (e *Engine) leaveFamily(ctx context.Context, family firewall.Family) {
+	if e.family == "" || e.family == family {
+		e.family = family
+		return
+	}
+	have, err := e.table.Read(ctx, e.family)
+	if err == nil {
+		err = e.table.Apply(ctx, firewall.RemovePlan(have, e.family))
+	}
+	if err != nil {
+		e.log.Warn("the table of another family could not be removed; trying again", "family", e.family, "error", err)
+		return
+	}
+	e.family = family
 }
 
 // foreignTable names the process that holds the table.

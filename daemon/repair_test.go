@@ -12,6 +12,7 @@ import (
 
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/lab"
 )
 
 // watchedDaemon runs a daemon that hears of changes by others.
@@ -284,4 +285,24 @@ func TestBrakeIsBounded(t *testing.T) {
 			t.Error("a change is not put right for long")
 		}
 	})
+}
+
+// A host may get IPv6 while cfwall runs: its module may be loaded late. The
+// table for hosts without it must not go on with the list of that day.
+func TestIPv6ThatComesLater(t *testing.T) {
+	lab.Kernel(t)
+	s := lab.NewSite(t)
+	e := newLabEngine(t, usual)
+	ipv6 := false
+	e.host = func() (firewall.Host, error) { return firewall.Host{IPv6: ipv6}, nil }
+	for _, ipv6 = range []bool{false, true} {
+		s.Web.Do(func() {
+			if _, err := e.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if got := s.Web.NftList(t, "tables"); got != "table inet cfwall\n" {
+		t.Errorf("the tables are\n%s", got)
+	}
 }

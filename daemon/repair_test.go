@@ -155,6 +155,12 @@ func TestOwnBusinessIsNoRepair(t *testing.T) {
 func TestOffBesideAForeignTable(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	table.table = &firewall.Ruleset{Family: firewall.FamilyINET, Hold: firewall.Foreign}
+	if p, err := e.Plan(t.Context(), Order{}); err != nil || !strings.Contains(p.Refused, kernel.ErrForeign.Error()) {
+		t.Errorf("plan does not say that apply would fail: %q (%v)", p.Refused, err)
+	}
+	if s, err := e.Status(t.Context()); err != nil || s.Verdict != VerdictUnprotected || strings.Contains(s.Problems[0].Cure, "apply mends") {
+		t.Errorf("status: %+v (%v)", s.Problems, err)
+	}
 	if _, err := e.Off(t.Context(), 0); !errors.Is(err, kernel.ErrForeign) {
 		t.Fatalf("off: %v", err)
 	}

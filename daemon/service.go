@@ -65,7 +65,7 @@ type PlanReport struct {
 	Off     bool     `json:"off"`     // `cfwall off` holds: every port is open
 	Audit   bool     `json:"audit"`   // nothing is dropped then
 	Cuts    []Cut    `json:"cuts"`    // live connections that it will end
-	// Refused says why apply would ask for --force; "" where it would not.
+	// Refused says why apply would ask for --force, or fail; "" where it would not.
 	Refused string `json:"refused,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 }
@@ -102,7 +102,11 @@ func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanRepo
 			report.Cuts = cuts // apply goes on without knowing them, too
 		}
 	}
-	if _, err := planned.refused(ctx, c, o); err != nil {
+	_, err = planned.refused(ctx, c, o)
+	if e.isForeign(have, p) {
+		err = foreignTable(have.Owner)
+	}
+	if err != nil {
 		report.Refused, report.Hint = err.Error(), refusalOf(err).Hint
 	}
 	return report, nil

@@ -340,7 +340,11 @@ func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
 	case !t.Present:
 		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (cfwall run), or once: cfwall apply"}}
 	case !t.Matches:
-		return []Problem{{"table-differs", Unprotected, "the table in the kernel is not the one that the policy wants", "cfwall plan shows the difference, cfwall apply mends it"}}
+		cure := "cfwall plan shows the difference, cfwall apply mends it"
+		if t.Ownership == firewall.Foreign {
+			cure = "cfwall plan shows the difference; only the process that holds the table can mend it"
+		}
+		return []Problem{{"table-differs", Unprotected, "the table in the kernel is not the one that the policy wants", cure}}
 	default:
 		return nil
 	}

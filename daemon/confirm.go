@@ -121,7 +121,11 @@ func (e *Engine) giveUp(ctx context.Context, failed error) (Report, error) {
 // goBack puts in force what was there before a trial. The kernel comes first: a
 // disk that does not answer must not hold it up, and a record of a trial that is
 // over leads here again.
+//
+// Whoever asked for it may be gone: a Ctrl-C, or the end of the daemon, must not
+// leave it half done.
 func (e *Engine) goBack(ctx context.Context) (Report, error) {
+	ctx = context.WithoutCancel(ctx)
 	t, now := e.trial, e.clock()
 	e.log.Warn("the config was not confirmed: the one before it comes back", "tried_at", clockText(t.Since))
 	t.Reverted = now.wall.Round(0)
@@ -350,6 +354,6 @@ func (d *Daemon) goBack(ctx context.Context) (Trial, error) {
 // time. One that is killed goes on with the trial when it is started again.
 func (d *Daemon) stopTrial(ctx context.Context) {
 	if d.engine.trial.pending() {
-		_, _ = d.goBack(context.WithoutCancel(ctx)) // it says in the log how it went
+		_, _ = d.goBack(ctx) // it says in the log how it went
 	}
 }

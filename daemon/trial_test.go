@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/sshd"
@@ -240,4 +241,44 @@ func TestTrialEndsNoConnection(t *testing.T) {
 			})
 		})
 	}
+}
+
+// interrupted is a kernel that heeds the context, which ends in the middle of a change.
+type interrupted struct {
+	*fakeTable
+	end context.CancelFunc
+}
+
+func (i interrupted) Read(ctx context.Context, f firewall.Family) (firewall.State, error) {
+	if err := ctx.Err(); err != nil {
+		return firewall.State{}, err
+	}
+	return i.fakeTable.Read(ctx, f)
+}
+
+func (i interrupted) Apply(ctx context.Context, p firewall.Plan) error {
+	defer i.end()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return i.fakeTable.Apply(ctx, p)
+}
+
+// Ctrl-C, or the end of the daemon, may come while the config is put in force:
+// then nobody is left to go back later.
+func TestTrialThatIsInterruptedAsItBegins(t *testing.T) {
+	rehearse(t, func(t *testing.T, r *rehearsal) {
+		r.in(t, func(ctx context.Context) {
+			ctx, end := context.WithCancel(ctx)
+			r.engine.table = interrupted{r.table, end}
+			if _, err := r.engine.try(ctx, Order{Confirm: time.Minute}, false); !refusedWith(err, ExitReverted, "the one before is in force again") {
+				t.Errorf("got %v", err)
+			}
+			r.engine.table = r.table
+			if r.table.admits("198.51.100.7", 443) {
+				t.Error("the config on trial is still in force")
+			}
+		})
+		r.expect("afterwards", isOld)
+	})
 }

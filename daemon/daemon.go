@@ -156,7 +156,7 @@ func (d *Daemon) start(ctx context.Context) error {
 }
 
 func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan struct{}) {
-	for !d.forTrial || d.engine.trial.pending() {
+	for !d.forTrial || d.trialGoesOn() {
 		if !time.Now().Before(d.nextDue()) && ctx.Err() == nil {
 			d.due(ctx) // before any question, however many ask
 			d.announce()

@@ -67,6 +67,7 @@ func (d *Daemon) serveTrial(outer context.Context, begun Report) (Trial, error) 
 	}
 	stop := context.AfterFunc(outer, func() {
 		_ = d.do(ctx, func(ctx context.Context) { _, _ = d.goBack(ctx) }) // it says in the log how it went
+		time.AfterFunc(longestPass, end)                                  // for the passes after one that failed
 	})
 	defer stop()
 	d.passed(begun, nil)
@@ -74,6 +75,10 @@ func (d *Daemon) serveTrial(outer context.Context, begun Report) (Trial, error) 
 	d.loop(ctx, nil, nil)
 	return d.engine.trial.at(d.engine.clock()), errors.Join(d.engine.lastErr, shutDown(server))
 }
+
+// trialGoesOn holds until a trial is decided, and what was before it is in force:
+// nobody else would try again what failed.
+func (d *Daemon) trialGoesOn() bool { return d.engine.trial.pending() || d.engine.lastErr != nil }
 
 // shutDown lets who has ended the trial hear of it.
 func shutDown(server *http.Server) error {

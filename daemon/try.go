@@ -9,7 +9,7 @@ import (
 
 // Try carries out an order to be confirmed where no daemon runs: it is the
 // daemon until the trial is over, and goes back when the context ends. Begun is
-// called once the config is in force.
+// called once the config is in force; that it does not return holds up nothing.
 func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial, error) {
 	release, err := o.Paths.acquire("apply --confirm")
 	if err != nil {
@@ -32,8 +32,17 @@ func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial
 	if err != nil {
 		return Trial{}, err
 	}
-	begun(report)
-	return d.serveTrial(ctx, report)
+	told := make(chan struct{})
+	go func() { // who writes to a terminal that was stopped (Ctrl-S) waits for as long
+		defer close(told)
+		begun(report)
+	}()
+	t, err := d.serveTrial(ctx, report)
+	select {
+	case <-told:
+	case <-time.After(time.Second):
+	}
+	return t, err
 }
 
 // loadApplied takes over the config that is in force without a daemon: the last

@@ -100,9 +100,10 @@ func outcome(cmd *cobra.Command, t daemon.Trial, err error) error {
 		Hint: "mend the configuration, and try again: cfwall apply --confirm 60s", Exit: daemon.ExitReverted}
 }
 
-// tryHere lasts as long as the trial. The loss of the terminal ends neither.
+// tryHere lasts as long as the trial. The loss of the terminal ends neither, nor
+// does Ctrl-Z stop them: whoever is stopped does not go back in time.
 func (o *options) tryHere(cmd *cobra.Command, order daemon.Order) error {
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	options := daemon.Options{Paths: o.paths, Version: version(), Log: slog.New(graveWarnings(cmd)), Level: &slog.LevelVar{}}

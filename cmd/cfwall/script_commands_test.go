@@ -63,7 +63,7 @@ func (s *script) commands() map[string]command {
 		"exits": exits, "waitfor": waitFor, "notified": s.notified, "signal": signalAll,
 		"listen": s.listen, "visit": s.visit, "listserver": s.listServer,
 		"cloudflared": s.cloudflared, "serve": s.serve, "reach": s.reach,
-		"terminal": s.onTerminal, "shows": s.shows, "interrupt": s.interrupt, "hangup": s.hangUp, "sigkill": s.sigkill, "ended": s.ended,
+		"terminal": s.onTerminal, "shows": s.shows, "interrupt": s.interrupt, "press": s.press, "hangup": s.hangUp, "sigkill": s.sigkill, "ended": s.ended,
 	}
 }
 

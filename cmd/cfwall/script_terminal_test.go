@@ -46,10 +46,13 @@ func (s *script) onTerminal(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	defer end.Close()
 	name, program := args[0], args[1]
-	path := filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], program)
+	path := program
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], program)
+	}
 	t := &terminal{keyboard: keyboard, cmd: exec.Command(path, args[2:]...), ended: make(chan struct{})}
 	t.cmd.Stdin, t.cmd.Stdout, t.cmd.Stderr = end, end, end
-	t.cmd.Env = append(os.Environ(), "NO_COLOR=1", "SSH_CONNECTION="+ts.Getenv("SSH_CONNECTION"))
+	t.cmd.Env = append(os.Environ(), "NO_COLOR=1", "PATH="+ts.Getenv("PATH"), "SSH_CONNECTION="+ts.Getenv("SSH_CONNECTION"))
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: syscall.SIGKILL}
 	ts.Check(t.cmd.Start())
 	ts.Defer(func() { _ = t.cmd.Process.Kill(); <-t.ended })
@@ -103,6 +106,15 @@ func (s *script) shows(ts *testscript.TestScript, _ bool, args []string) {
 func (s *script) interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := s.terminals[args[0]].keyboard.Write([]byte{3})
 	ts.Check(err)
+}
+
+// press types what no text of a script can hold.
+func (s *script) press(ts *testscript.TestScript, _ bool, args []string) {
+	keys := map[string]byte{"Ctrl-S": 19, "Ctrl-Z": 26, "Enter": '\r'}
+	for _, key := range args[1:] {
+		_, err := s.terminals[args[0]].keyboard.Write([]byte{keys[key]})
+		ts.Check(err)
+	}
 }
 
 // hangUp is the loss of the connection that a terminal came by.

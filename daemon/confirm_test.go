@@ -285,14 +285,18 @@ func TestWhoMayConfirm(t *testing.T) {
 	}
 	own, other, tunnelled := session("203.0.113.7:50000"), session("203.0.113.8:50000"), session("127.0.0.1:50000")
 	for name, c := range map[string]struct {
-		by   sshd.Session
-		kept bool
+		by    sshd.Session
+		began time.Duration // after the change; 0: not known
+		kept  bool
 	}{
-		"the session that gave the order": {own, false},
-		"another that was open":           {other, false},
-		"one that a tunnel brings":        {tunnelled, false},
-		"a new one":                       {session("203.0.113.7:50001"), true},
-		"the console":                     {sshd.Session{}, true},
+		"the session that gave the order":  {own, 0, false},
+		"another that was open":            {other, 0, false},
+		"one that a tunnel brings":         {tunnelled, 0, false},
+		"a new one":                        {session("203.0.113.7:50001"), time.Second, true},
+		"a new one of unknown age":         {session("203.0.113.7:50001"), 0, true},
+		"the console":                      {sshd.Session{}, 0, true},
+		"what tmux has kept of an old one": {session("203.0.113.7:40000"), -time.Second, false},
+		"a new one by an old connection":   {other, time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rehearse(t, func(t *testing.T, r *rehearsal) {
@@ -308,6 +312,9 @@ func TestWhoMayConfirm(t *testing.T) {
 				})
 				if _, err := r.try(Order{Confirm: time.Minute, Session: own}); err != nil {
 					t.Fatal(err)
+				}
+				if c.began != 0 {
+					r.in(t, func(context.Context) { c.by.Began = r.engine.sinceBoot() + c.began })
 				}
 				r.restart(nil) // it is on disk who was logged in
 				err := r.confirm(c.by)

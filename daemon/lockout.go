@@ -37,7 +37,10 @@ func findSSH(disk *patient, p firewall.Policy, own sshd.Session) (sshd.Host, err
 
 // OwnSession is the SSH session that this process was started from, if any.
 func OwnSession() sshd.Session {
-	s, _ := sshd.OwnSession("", os.Getpid(), os.Getenv("SSH_CONNECTION"))
+	s, ok := sshd.OwnSession("", os.Getpid(), os.Getenv("SSH_CONNECTION"))
+	if ok {
+		s.Began = sshd.Began("", os.Getpid(), s)
+	}
 	return s
 }
 

@@ -84,9 +84,11 @@ func (t *trial) over(m moment) bool {
 }
 
 // knows holds for a session that was open before the change: that it still is
-// does not show that anybody could log in.
+// does not show that anybody could log in. What tmux has kept of one, or a mosh,
+// has no connection by which it was known then, but it is as old.
 func (t *trial) knows(s sshd.Session) bool {
-	return slices.ContainsFunc(t.Sessions, func(old sshd.Session) bool { return old.Local == s.Local && old.Remote == s.Remote })
+	begun := t.Deadline.Up - t.Deadline.For
+	return s.Began > 0 && s.Began < begun || slices.ContainsFunc(t.Sessions, func(old sshd.Session) bool { return old.Local == s.Local && old.Remote == s.Remote })
 }
 
 func (t *trial) at(m moment) Trial {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cfwall/cfwall/internal/procfs"
 )
@@ -62,14 +63,24 @@ func atLogin(root string) map[uint32]bool {
 // parent returns the process that started another; 0 if there is none or we
 // may not look. It is the fourth word of /proc/PID/stat; the second, the name
 // in parentheses, may hold anything (proc_pid_stat(5)).
-func parent(root string, pid int) int {
+func parent(root string, pid int) int { return int(statWord(root, pid, 4)) }
+
+// started is how long after the host's start a process was started, suspended or
+// not: the 22nd word, in the hundredths of a second that every Linux tells
+// programs; 0 if we may not look.
+func started(root string, pid int) time.Duration {
+	return time.Duration(statWord(root, pid, 22)) * time.Second / 100
+}
+
+// statWord returns a number behind the name, counted as proc_pid_stat(5) does.
+func statWord(root string, pid, n int) int64 {
 	b, _ := os.ReadFile(procfs.File(root, pid, "stat"))
 	words := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(words) < 2 {
+	if len(words) <= n-3 {
 		return 0
 	}
-	id, _ := strconv.Atoi(string(words[1]))
-	return id
+	number, _ := strconv.ParseInt(string(words[n-3]), 10, 64)
+	return number
 }
 
 // largest is how much of a file is read: none that is as it should be is larger.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cfwall/cfwall/firewall/kernel"
 )
@@ -14,7 +15,29 @@ type Session struct {
 	Local, Remote netip.AddrPort
 	// Own is true of the session of the person who gives the command.
 	Own bool
+	// Began is how long after this host's start the own one began; 0: not known.
+	Began time.Duration `json:",omitzero"`
 }
+
+// Began is how long after the host's start a session began in which a process
+// runs: when the oldest of its ancestors was started that belongs to it. So what
+// tmux or screen has kept of a session is as old as that, though its connection
+// has ended long ago; and a mosh whose connection has ended at once is new.
+func Began(root string, pid int, s Session) (began time.Duration) {
+	began = started(root, pid)
+	for depth := 0; depth < deepest && pid > 1; depth++ {
+		if of, ok := parseConnection(variable(root, pid, "SSH_CONNECTION")); ok && of.Local == s.Local && of.Remote == s.Remote {
+			began = started(root, pid)
+		}
+		pid = parent(root, pid)
+	}
+	return began
+}
+
+// deepest bounds a look at ancestors. Nobody starts as many shells in shells; and
+// while we look, an identifier may become that of a new process, which could lead
+// in a circle.
+const deepest = 100
 
 // OwnSession finds the session that a process was started in. Connection is its
 // SSH_CONNECTION (ssh(1)); where that says nothing, as under sudo, those count
@@ -24,9 +47,6 @@ func OwnSession(root string, pid int, connection string) (Session, bool) {
 	if s, ok := parseConnection(connection); ok {
 		return s, true
 	}
-	// Nobody starts as many shells in shells; and while we look, an identifier
-	// may become that of a new process, which could lead in a circle.
-	const deepest = 100
 	for depth := 0; depth < deepest && pid > 1; depth++ {
 		if s, ok := parseConnection(variable(root, pid, "SSH_CONNECTION")); ok {
 			return s, true

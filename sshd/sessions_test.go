@@ -3,7 +3,9 @@ package sshd
 import (
 	"maps"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseConnection(t *testing.T) {
@@ -36,7 +38,7 @@ func TestParseConnection(t *testing.T) {
 }
 
 func own(local, remote string) Session {
-	return Session{netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote), true}
+	return Session{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote), Own: true}
 }
 
 func TestOwnSession(t *testing.T) {
@@ -81,5 +83,41 @@ func TestOwnSession(t *testing.T) {
 				t.Errorf("got %v, %v; want %v", got, ok, want)
 			}
 		})
+	}
+}
+
+// A session is as old as the first process that belongs to it, whatever has been
+// started in it since.
+func TestBegan(t *testing.T) {
+	const one, other = "203.0.113.7 50000 192.0.2.2 22", "203.0.113.8 50000 192.0.2.2 22"
+	stat := func(name string, parent string, hundredths string) string {
+		return "7 (" + name + ") S " + parent + strings.Repeat(" 0", 17) + " " + hundredths + " 0 0\n"
+	}
+	environ := func(connection string) string { return "HOME=/root\x00SSH_CONNECTION=" + connection + "\x00" }
+	// systemd, tmux of a session, a shell in it, sudo, cfwall.
+	files := map[string]string{
+		"proc/1/stat": stat("systemd", "0", "1"), "proc/1/environ": environ(one),
+		"proc/800/stat": stat("tmux: server", "1", "100"), "proc/800/environ": environ(one),
+		"proc/900/stat": stat("a) S 1 (b", "800", "200"), "proc/900/environ": environ(one),
+		"proc/901/stat": stat("sudo", "900", "301"), "proc/901/environ": "",
+		"proc/902/stat": stat("cfwall", "901", "302"), "proc/902/environ": "",
+	}
+	for name, c := range map[string]struct {
+		connection string
+		shell      string
+		want       time.Duration
+	}{
+		"kept by tmux":                     {one, environ(one), time.Second},
+		"a new one, that has joined tmux":  {other, environ(other), 2 * time.Second},
+		"only the program itself knows it": {other, environ(one), 3020 * time.Millisecond},
+	} {
+		files["proc/900/environ"] = c.shell
+		session, _ := parseConnection(c.connection)
+		if got := Began(lay(t, files), 902, session); got != c.want {
+			t.Errorf("%s: it began at %v, want %v", name, got, c.want)
+		}
+	}
+	if got := Began(lay(t, nil), 902, Session{}); got != 0 {
+		t.Errorf("without processes: %v", got)
 	}
 }

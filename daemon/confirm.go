@@ -129,6 +129,7 @@ func (e *Engine) goBack(ctx context.Context) (Report, error) {
 	t, now := e.trial, e.clock()
 	e.log.Warn("the config was not confirmed: the one before it comes back", "tried_at", clockText(t.Since))
 	t.Reverted = now.wall.Round(0)
+	e.ending.due = false // of connections that the trial was to end; what it let in ends with it
 	e.state.forced = t.Before.Forced
 	if !t.Before.Off.Since.IsZero() && t.Deadline.Boot == now.boot { // a host that starts is never opened by itself
 		e.state.off = t.Before.Off

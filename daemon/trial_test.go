@@ -282,3 +282,34 @@ func TestTrialThatIsInterruptedAsItBegins(t *testing.T) {
 		r.expect("afterwards", isOld)
 	})
 }
+
+// Whoever could come in only because of a trial goes with it: the rules look at
+// no more than the opening of some connections.
+func TestTrialTakesAlongWhomItLetIn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:443") // so that it came in
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	live := kernel.Connection{Local: netip.MustParseAddrPort("192.0.2.2:443"), Remote: netip.MustParseAddrPort("198.51.100.7:50000")}
+	for name, restarted := range map[string]bool{"by the same daemon": false, "after a restart": true} {
+		t.Run(name, func(t *testing.T) {
+			rehearse(t, func(t *testing.T, r *rehearsal) {
+				cut := map[kernel.Connection]int{}
+				r.mustTry(time.Minute)
+				r.in(t, func(context.Context) {
+					r.engine.connections = func() ([]kernel.Connection, error) { return []kernel.Connection{live}, nil }
+					r.engine.destroy = func(c kernel.Connection) error { cut[c]++; return nil }
+				})
+				if restarted {
+					r.restart(nil)
+				}
+				time.Sleep(2 * time.Minute)
+				r.expect("afterwards", isOld)
+				if cut[live] != 1 {
+					t.Errorf("it was cut %d times, want once", cut[live])
+				}
+			})
+		})
+	}
+}

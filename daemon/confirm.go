@@ -145,6 +145,15 @@ func (e *Engine) goBack(ctx context.Context) (Report, error) {
 	return report, err
 }
 
+// stayOn has a trial go back to the config before it, and not to open ports:
+// somebody has said meanwhile that they are to be closed.
+func (e *Engine) stayOn() {
+	if e.trial.pending() && !e.trial.Before.Off.Since.IsZero() {
+		e.trial.Before.Off = offSwitch{}
+		e.keepTrial() // what could not be written down is written again by the next pass
+	}
+}
+
 // switchOff opens the ports or, with none, closes them, and writes that down.
 func (e *Engine) switchOff(off offSwitch) {
 	e.state.off = off

@@ -323,6 +323,7 @@ func untilText(o Off) string {
 // On implements Service.
 func (e *Engine) On(ctx context.Context) (Report, error) {
 	e.state.off = offSwitch{}
+	e.stayOn()
 	report, err := e.Pass(ctx)
 	return report, errors.Join(err, notKept(e.keep(e.paths.off(), offSwitch{})))
 }

@@ -113,6 +113,21 @@ func TestTrialAndOff(t *testing.T) {
 		on(r)
 		r.expect("on after it", isOld)
 	})
+	for name, restart := range map[string]bool{"switched on meanwhile": false, "and a restart": true} {
+		t.Run(name, func(t *testing.T) {
+			rehearse(t, func(t *testing.T, r *rehearsal) {
+				off(r)
+				r.mustTry(time.Minute)
+				on(r)
+				if restart {
+					r.restart(nil)
+				}
+				r.expect("on trial", isNew)
+				time.Sleep(time.Minute + time.Second)
+				r.expect("after the deadline", isOld)
+			})
+		})
+	}
 	for name, restart := range map[string]bool{"tried while off": false, "and a restart": true} {
 		t.Run(name, func(t *testing.T) {
 			rehearse(t, func(t *testing.T, r *rehearsal) {

@@ -32,6 +32,10 @@ func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	if e.lastErr != nil && e.configText != nil && !e.trial.pending() {
+		return Report{}, refuse(ExitUnprotected, "put a config in force that works (cfwall apply), then try another",
+			"nothing was changed, because there is nothing to go back to: the present config has never been in force: %w", e.lastErr)
+	}
 	if err := e.begin(e.newTrial(string(text), forcedOf(forced), o, open)); err != nil {
 		return Report{}, err
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -327,4 +328,31 @@ func TestTrialTakesAlongWhomItLetIn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A config that the kernel has never taken is nothing to go back to.
+func TestTrialAfterAConfigThatNeverWorked(t *testing.T) {
+	rehearse(t, func(t *testing.T, r *rehearsal) {
+		r.in(t, func(context.Context) {
+			r.table.fail = func(int) (error, bool) { return kernel.ErrTooBig, false }
+		})
+		writeFile(t, r.engine.paths.Config, "[web]\ntcp = [25]\n")
+		if _, err := r.try(Order{}); !errors.Is(err, kernel.ErrTooBig) {
+			t.Fatal(err)
+		}
+		r.in(t, func(context.Context) { r.table.fail = nil })
+		writeFile(t, r.engine.paths.Config, newText)
+		r.in(t, func(context.Context) { // before the daemon tries again
+			if _, err := r.engine.try(t.Context(), Order{Confirm: time.Minute}, false); !refusedWith(err, ExitUnprotected, "nothing to go back to") {
+				t.Errorf("got %v", err)
+			}
+			if !r.table.admits("198.51.100.7", 8443) {
+				t.Error("it was tried all the same")
+			}
+		})
+		if _, err := r.try(Order{}); err != nil {
+			t.Error(err)
+		}
+		r.mustTry(time.Minute)
+	})
 }

@@ -212,7 +212,9 @@ func (e *Engine) writeAgain(path string) {
 	case e.paths.ranges():
 		_ = e.keepBook()
 	case e.paths.lastConfig():
-		delete(e.unwritten, path) // the pass that comes now writes it
+		if e.configText == nil { // else the pass that comes now writes it
+			delete(e.unwritten, path)
+		}
 	}
 }
 

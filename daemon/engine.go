@@ -303,13 +303,19 @@ func (e *Engine) remember() {
 	if e.configText == nil || e.trial.pending() || e.stateDisk.hangs() != nil {
 		return
 	}
+	said := e.unwritten[e.paths.lastConfig()] != nil
 	err := e.keepText(e.paths.lastConfig(), e.configText)
-	if err != nil {
+	if err != nil && !said {
 		e.log.Warn("the config could not be kept for a later start", "error", err)
 	}
 	if isNoAnswer(err) {
 		return // once it answers, a pass keeps it
 	}
-	e.configText = nil
-	_ = e.forgetTrial() // of a config that was not confirmed, and now another works
+	if err == nil {
+		e.configText = nil // else the next pass tries again
+	}
+	if e.trial != nil { // of a config that was not confirmed, and now another works
+		_ = e.removeTrial() // else the next pass does
+		e.trial = nil
+	}
 }

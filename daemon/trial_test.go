@@ -9,8 +9,12 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
@@ -354,5 +358,56 @@ func TestTrialAfterAConfigThatNeverWorked(t *testing.T) {
 			t.Error(err)
 		}
 		r.mustTry(time.Minute)
+	})
+}
+
+// readOnlyDisk can be written again later.
+type readOnlyDisk struct {
+	durable.OS
+	readOnly atomic.Bool
+}
+
+func (d *readOnlyDisk) Create(path string) (durable.File, error) {
+	if d.readOnly.Load() {
+		return nil, unix.EROFS
+	}
+	return d.OS.Create(path)
+}
+
+func (d *readOnlyDisk) Remove(path string) error {
+	if d.readOnly.Load() {
+		return unix.EROFS
+	}
+	return d.OS.Remove(path)
+}
+
+// A config that was asked for and works is no longer the one that was rejected,
+// though that could not be written down at first.
+func TestRejectedConfigComesByApplyOnAReadOnlyDisk(t *testing.T) {
+	rehearse(t, func(t *testing.T, r *rehearsal) {
+		disk := &readOnlyDisk{}
+		r.in(t, func(context.Context) { r.engine.disk = disk })
+		r.mustTry(time.Second)
+		time.Sleep(2 * time.Second)
+		r.expect("after the trial", isOld)
+		disk.readOnly.Store(true)
+		if _, err := r.try(Order{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		r.expect("applied", isNew)
+		if r.hasProblem("reverted") || !r.hasProblem("state-unwritable") {
+			t.Errorf("problems %+v", r.status().Problems)
+		}
+		if n := strings.Count(r.log.String(), "could not be kept"); n != 1 {
+			t.Errorf("the log says %d times that it could not be kept", n)
+		}
+		disk.readOnly.Store(false)
+		time.Sleep(2 * time.Minute)
+		if r.hasProblem("state-unwritable") || r.lastConfig() != newText {
+			t.Errorf("problems %+v, last config %q", r.status().Problems, r.lastConfig())
+		}
+		r.restart(nil)
+		r.expect("after a restart", isNew)
 	})
 }

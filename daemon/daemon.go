@@ -146,6 +146,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)
+	d.engine.keepCounted()
 	d.engine.hurry()
 	err := d.engine.lastErr
 	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) || errors.Is(err, kernel.ErrForeign) {

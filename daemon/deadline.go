@@ -75,11 +75,14 @@ func (d deadline) at(m moment) time.Time {
 // here is a deadline of another boot, counted from now on by the time since
 // this one.
 func (d deadline) here(m moment) deadline {
-	if d.isZero() || d.Boot == m.boot {
+	if !d.elsewhere(m) {
 		return d
 	}
 	return m.in(d.left(m))
 }
+
+// elsewhere holds for a deadline of another boot.
+func (d deadline) elsewhere(m moment) bool { return !d.isZero() && d.Boot != m.boot }
 
 // UnmarshalJSON also reads a bare time, which is how older versions kept it.
 func (d *deadline) UnmarshalJSON(b []byte) error {

@@ -180,3 +180,25 @@ func TestBootID(t *testing.T) {
 		t.Errorf("got %q; the kernel says %q, %v", bootID(), id, err)
 	}
 }
+
+// The wall clock is asked once after a reboot: a wrong one must not give the whole
+// time again at each start of the daemon.
+func TestTemporaryAfterARebootAndRestarts(t *testing.T) {
+	rehearse(t, func(t *testing.T, r *rehearsal) {
+		r.in(t, func(ctx context.Context) {
+			_, err := r.engine.Allow(ctx, netip.MustParsePrefix("198.51.100.7/32"), 25*time.Minute)
+			if _, errOff := r.engine.Off(ctx, 15*time.Minute); err != nil || errOff != nil {
+				t.Error(err, errOff)
+			}
+		})
+		r.restart(func() { r.clock.boots++; r.clock.stepped = -tenYears })
+		for _, open := range []string{"off", "the entry", "neither"} {
+			time.Sleep(10 * time.Minute)
+			r.restart(nil)
+			off, allowed := r.admits(t, "203.0.113.9", 8443), r.admits(t, "198.51.100.7", 8443)
+			if off != (open == "off") || allowed != (open != "neither") {
+				t.Errorf("off %v, allowed %v, want %s to hold", off, allowed, open)
+			}
+		}
+	})
+}

@@ -190,11 +190,24 @@ func (e *Engine) catchUp() bool {
 		e.unread = false
 		e.LoadState()
 		e.LoadConfigOrFallback()
+		e.keepCounted()
 	}
 	for path := range maps.Clone(e.unwritten) {
 		e.writeAgain(path)
 	}
 	return wasUnread
+}
+
+// keepCounted writes deadlines of another boot down as this one counts them: else
+// each start would count them anew by a wall clock that may be wrong, and they
+// would never come.
+func (e *Engine) keepCounted() {
+	if !e.state.counted {
+		return
+	}
+	e.state.counted = false
+	e.writeAgain(e.paths.off())
+	e.writeAgain(e.paths.allow())
 }
 
 // writeAgain writes what is in force now: the work that was given up may have

@@ -19,6 +19,8 @@ type state struct {
 	allowed []entry
 	forced  []Forced
 	off     offSwitch
+
+	counted bool // from now on by the clock of this boot, and that is not on disk yet
 }
 
 // An entry is a network that is let in for a while.
@@ -50,6 +52,7 @@ func loadState(d durable.Disk, p Paths, m moment) (s state, err error) {
 	if errForced != nil {
 		s.forced = nil // SSH is left open rather than closed for what cannot be read
 	}
+	s.counted = s.off.Until.elsewhere(m) || slices.ContainsFunc(s.allowed, func(e entry) bool { return e.Expires.elsewhere(m) })
 	s.off.Until = s.off.Until.here(m)
 	usable := slices.DeleteFunc(slices.Clone(s.allowed), func(e entry) bool { return !isNetwork(e.Network) })
 	err = errors.Join(errAllow, errOff, errForced)

@@ -219,6 +219,9 @@ func parseConfig(text, name string) (config.Config, []byte, error) {
 // settle begins with what is on disk. A trial that is over is gone back from
 // before anything else.
 func (e *Engine) settle(ctx context.Context) {
+	if e.trial.leftOpen(e.state.off, e.clock()) {
+		e.switchOff(offSwitch{})
+	}
 	if e.trial.over(e.clock()) {
 		_, _ = e.goBack(ctx) // it says in the log how it went, and the next pass tries again
 		return

@@ -83,6 +83,13 @@ func (t *trial) over(m moment) bool {
 	return t.pending() && (t.Deadline.Boot != m.boot || t.Deadline.left(m) <= 0)
 }
 
+// leftOpen holds where nobody has given the command by which the ports are open:
+// there were no rules before a trial, and it went back to that. After another boot
+// that is over.
+func (t *trial) leftOpen(off offSwitch, m moment) bool {
+	return t != nil && !t.Reverted.IsZero() && t.Deadline.Boot != m.boot && off.Since.Equal(t.Since)
+}
+
 // knows holds for a session that was open before the change: that it still is
 // does not show that anybody could log in. What tmux has kept of one, or a mosh,
 // has no connection by which it was known then, but it is as old.

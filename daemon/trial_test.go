@@ -411,3 +411,31 @@ func TestRejectedConfigComesByApplyOnAReadOnlyDisk(t *testing.T) {
 		r.expect("after a restart", isNew)
 	})
 }
+
+// Where there were no rules, going back removes them; but nobody has said that
+// the host is to be open for good.
+func TestTrialWithoutRulesBeforeLeavesNoHostOpen(t *testing.T) {
+	rehearse(t, func(t *testing.T, r *rehearsal) {
+		r.in(t, func(ctx context.Context) {
+			if _, err := r.engine.try(ctx, Order{Confirm: time.Minute}, true); err != nil {
+				t.Error(err)
+			}
+		})
+		r.expect("on trial", isNew)
+		time.Sleep(time.Minute + time.Second)
+		r.expect("after the deadline", isOpen)
+		r.restart(nil)
+		r.expect("after a restart", isOpen)
+		r.restart(func() { r.clock.boots++ })
+		r.expect("after another boot", isOld)
+		r.restart(nil)
+		r.expect("after another restart", isOld)
+		r.in(t, func(ctx context.Context) {
+			if _, err := r.engine.Off(ctx, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		r.restart(func() { r.clock.boots++ })
+		r.expect("switched off, and after another boot", isOpen)
+	})
+}

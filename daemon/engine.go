@@ -193,6 +193,20 @@ func (e *Engine) LoadConfig(ctx context.Context, o Order) error {
 	return nil
 }
 
+// Suppose takes the configuration file over as LoadConfig does by force, but only
+// in memory: to show what it means, and not to have it in force.
+func (e *Engine) Suppose(ctx context.Context) error {
+	c, text, err := e.readConfig()
+	if err != nil {
+		return err
+	}
+	if _, err := e.refused(ctx, c, Order{Force: true}); err != nil {
+		return err
+	}
+	e.use(c, text)
+	return nil
+}
+
 func (e *Engine) use(c config.Config, text []byte) {
 	e.config, e.configText, e.inForce, e.configProblems = c, text, text, nil
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cfwall/cfwall/config"
-	"github.com/cfwall/cfwall/daemon"
 )
 
 func printCommand(o *options) *cobra.Command {
@@ -25,7 +24,7 @@ that is in force. It changes nothing and needs no privilege.`,
 			}
 			e := o.engine(allWarnings(cmd))
 			// What does not go with this host can be printed all the same.
-			if err := e.LoadConfig(cmd.Context(), daemon.Order{Force: true}); err != nil {
+			if err := e.Suppose(cmd.Context()); err != nil {
 				return err
 			}
 			want, _, err := e.Want(time.Now())

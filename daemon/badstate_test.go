@@ -327,3 +327,32 @@ func TestRunInABadRuntimeDirectoryClosesTheHost(t *testing.T) {
 		}
 	})
 }
+
+// Whatever stands in the place of the config for a while is refused, and once the
+// file is back it is read.
+func TestSomethingElseInPlaceOfTheConfig(t *testing.T) {
+	for name, put := range map[string]func(t *testing.T, path string){
+		"a pipe that nobody writes to": func(t *testing.T, path string) { must(t, syscall.Mkfifo(path, 0o600)) },
+		"a directory":                  func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) },
+		"a device without an end":      func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) },
+		"a file of a gigabyte": func(t *testing.T, path string) {
+			must(t, os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _, _ := newTestEngine(t)
+			e.hurry()
+			must(t, os.RemoveAll(e.paths.Config))
+			put(t, e.paths.Config)
+			_, text, err := e.readConfig()
+			if err == nil || isNoAnswer(err) || len(text) > longestConfig {
+				t.Errorf("%d bytes, %v", len(text), err)
+			}
+			must(t, os.RemoveAll(e.paths.Config))
+			writeFile(t, e.paths.Config, "[web]\ntcp = [8443]\n")
+			if c, _, err := e.readConfig(); err != nil || len(c.Policy.TCP) != 1 {
+				t.Errorf("once the file is back: %v, %v", c.Policy.TCP, err)
+			}
+		})
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 
 	"github.com/cfwall/cfwall/config"
+	"github.com/cfwall/cfwall/internal/durable"
 )
 
 // A Difference is what a config file has other than the config in force.
@@ -107,7 +107,7 @@ func (p Paths) textInForce(ctx context.Context) (text []byte, known bool) {
 	defer cancel()
 	client, err := Dial(p)
 	if errors.Is(err, ErrNoDaemon) {
-		text, err = os.ReadFile(p.lastConfig())
+		text, err = durable.OS{}.Read(p.lastConfig())
 		return text, err == nil
 	}
 	if err != nil {

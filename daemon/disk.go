@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
@@ -36,7 +39,7 @@ func newDisks() disks {
 	return disks{
 		disk:         durable.OS{},
 		textfile:     durable.OS{Mode: 0o644},
-		readFile:     os.ReadFile,
+		readFile:     readConfigText,
 		configDisk:   newPatient("the disk", startPatience),
 		stateDisk:    newPatient("the disk", startPatience),
 		textfileDisk: newPatient("the disk", loopPatience),
@@ -59,6 +62,27 @@ func (e *Engine) hurry() {
 // readConfigFile follows links: where the config is, is the administrator's affair.
 func (e *Engine) readConfigFile(path string) ([]byte, error) {
 	return patiently(e.configDisk, path, func(context.Context) ([]byte, error) { return e.readFile(path) })
+}
+
+// longestConfig is more than config.Parse takes, in bytes.
+const longestConfig = 2 << 20
+
+// readConfigText reads what may be anything. To open a pipe as os.ReadFile does
+// would wait for somebody who writes to it: for ever, once another file stands in
+// its place. A device may have no end.
+func readConfigText(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(startPatience)) // of a pipe; other files have none
+	text, err := io.ReadAll(io.LimitReader(f, longestConfig))
+	info, errStat := f.Stat()
+	if err == nil && len(text) == 0 && errStat == nil && info.Mode()&os.ModeNamedPipe != 0 {
+		err = fmt.Errorf("%s is a pipe, and nobody writes to it", path) // an empty file would be the default policy
+	}
+	return text, err
 }
 
 func (e *Engine) readStateFile(path string) ([]byte, error) {
@@ -235,8 +259,12 @@ func (e *Engine) diskProblems(now time.Time) []Problem {
 	var problems []Problem
 	for _, p := range e.waiting() {
 		if late := p.hangs(); late != nil {
+			cure := lookAtDisk
+			if p == e.stateDisk {
+				cure += "; meanwhile nothing can be opened"
+			}
 			problems = append(problems, Problem{"disk-hangs", Degraded,
-				fmt.Sprintf("%v, for %s", noAnswer{p.who, late.what}, now.Sub(late.since).Round(time.Second)), lookAtDisk + "; meanwhile nothing can be opened"})
+				fmt.Sprintf("%v, for %s", noAnswer{p.who, late.what}, now.Sub(late.since).Round(time.Second)), cure})
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(e.unwritten)) {

@@ -38,6 +38,9 @@ func (q *Queue) Logger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return newLogger(w, level, q.put)
 }
 
+// Writer is w for whole lines, with this queue before the writing.
+func (q *Queue) Writer(w io.Writer) io.Writer { return handing{w, q.put} }
+
 func (q *Queue) put(write func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

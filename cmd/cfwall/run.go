@@ -38,7 +38,7 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 			log := lines.Logger(os.Stderr, &level)
 			notify := systemd.NewNotifier()
 			notify.Log = log
-			return daemon.Run(ctx, daemon.Options{
+			err := daemon.Run(ctx, daemon.Options{
 				Paths:   o.paths,
 				Version: version(),
 				Log:     log,
@@ -46,6 +46,10 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 				Reload:  reload,
 				Notify:  notify,
 			})
+			if err != nil {
+				return verdict(report(lines.Writer(os.Stderr), err))
+			}
+			return nil
 		},
 	}
 }

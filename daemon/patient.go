@@ -43,12 +43,14 @@ func newPatient(who string, patience time.Duration) *patient {
 	return &patient{who: who, patience: patience, inLoop: loopPatience, turn: make(chan struct{}, 1)}
 }
 
-// patiently does work, and gives up waiting for it after the patience. The
-// work's context ends when it is given up.
+// patiently does work, and gives up waiting for it, or for its turn, after the
+// patience. The work's context ends when it is given up.
 func patiently[T any](p *patient, what string, work func(context.Context) (T, error)) (T, error) {
-	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
 	var value, none T
+	if !p.takesTurn() {
+		return none, noAnswer{p.who, what}
+	}
+	defer func() { <-p.turn }()
 	if late := p.hangs(); late != nil {
 		return none, noAnswer{p.who, late.what}
 	}
@@ -65,6 +67,19 @@ func patiently[T any](p *patient, what string, work func(context.Context) (T, er
 	}
 	p.late.Store(&lateWork{what, time.Now(), back})
 	return none, noAnswer{p.who, what}
+}
+
+// takesTurn waits for the turn no longer than for work: many who ask at once, and a
+// disk that is slow, must not add up for the loop.
+func (p *patient) takesTurn() bool {
+	timer := time.NewTimer(p.patience)
+	defer timer.Stop()
+	select {
+	case p.turn <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 func (p *patient) comesBack(back <-chan struct{}) bool {

@@ -62,3 +62,23 @@ func TestPatienceTakesTurns(t *testing.T) {
 		}
 	})
 }
+
+// However many ask at once, nobody waits for all of them.
+func TestPatienceForTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLastKnown(func(string) (int, error) { time.Sleep(loopPatience - 10*time.Millisecond); return 1, nil })
+		l.patience = loopPatience
+		if _, err := l.get("a"); err != nil {
+			t.Fatal(err)
+		}
+		for range 12 {
+			go func() { _, _ = l.get("a") }()
+		}
+		time.Sleep(time.Millisecond)
+		start := time.Now()
+		if got, err := l.get("a"); err != nil || got != 1 || time.Since(start) > 2*loopPatience {
+			t.Errorf("%v, %v after %v", got, err, time.Since(start))
+		}
+		time.Sleep(12 * loopPatience) // until nobody waits any more
+	})
+}

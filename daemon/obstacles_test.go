@@ -35,7 +35,7 @@ func TestSurroundingsTunnelUser(t *testing.T) {
 	lookup := func(name string) (uint32, error) {
 		id, ok := users[name]
 		if !ok {
-			return lookupUser(name)
+			return userNumber(newLastKnown(lookupUser), name)
 		}
 		return id, nil
 	}

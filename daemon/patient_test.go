@@ -82,3 +82,16 @@ func TestPatienceForTheTurn(t *testing.T) {
 		time.Sleep(12 * loopPatience) // until nobody waits any more
 	})
 }
+
+// Whoever may ask `cfwall why --user` can make up any amount of numbers.
+func TestNumbersOfUsersAreNotRemembered(t *testing.T) {
+	users := newLastKnown(lookupUser)
+	for _, number := range []string{"0", "00", "000"} {
+		if id, err := userNumber(users, number); err != nil || id != 0 {
+			t.Errorf("%s: %d, %v", number, id, err)
+		}
+	}
+	if id, err := userNumber(users, "root"); err != nil || id != 0 || len(users.said) != 1 {
+		t.Errorf("%d, %v; remembered are %v", id, err, users.said)
+	}
+}

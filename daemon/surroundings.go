@@ -49,7 +49,7 @@ func theseSurroundings() surroundings {
 	return surroundings{
 		host:        kernel.ReadHost,
 		resolvers:   func() (resolvers.Found, error) { return nameservers.get("/") },
-		user:        users.get,
+		user:        func(name string) (uint32, error) { return userNumber(users, name) },
 		ssh:         func(p firewall.Policy, own sshd.Session) (sshd.Host, error) { return findSSH(ssh, p, own) },
 		reachedAt:   kernel.New().ReachedAt,
 		routeTo:     kernel.RouteTo,
@@ -95,14 +95,20 @@ func (e *Engine) facts(p firewall.Policy) (firewall.Host, error) {
 	return h, nil
 }
 
-// lookupUser finds a user's number by name; a number need not have one.
-func lookupUser(name string) (uint32, error) {
+// userNumber is that of a user's name; a number need not have one. It has no need
+// of the disk, and is not remembered: whoever asks could make up any amount.
+func userNumber(users *lastKnown[uint32], name string) (uint32, error) {
 	if id, err := strconv.ParseUint(name, 10, 32); err == nil {
 		return uint32(id), nil
 	}
+	return users.get(name)
+}
+
+// lookupUser finds a user's number by name.
+func lookupUser(name string) (uint32, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return 0, fmt.Errorf("looking up the user of [tunnel] user: %w", err)
+		return 0, fmt.Errorf("looking up a user: %w", err)
 	}
 	id, err := strconv.ParseUint(u.Uid, 10, 32)
 	return uint32(id), err

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	_ "embed" // the reference file
 	"fmt"
 	"io"
@@ -21,6 +22,11 @@ var Reference string
 // maxSize bounds the file in bytes: far above any real one, far below what
 // would hurt.
 const maxSize = 1 << 20
+
+// maxKeys bounds the signs that keys and tables are written with: far above those
+// of any real file, comments included. The TOML library compares each key with all
+// others, which takes minutes for a file that is large and something else.
+const maxKeys = 2000
 
 // Config is what the administrator wants.
 type Config struct {
@@ -93,6 +99,9 @@ func Parse(r io.Reader, name string) (Config, error) {
 	d := document{name: name, text: text}
 	if len(text) > maxSize {
 		return Config{}, Errors{{File: name, Message: "the file is larger than 1 MiB"}}
+	}
+	if keys := bytes.Count(text, []byte("=")) + bytes.Count(text, []byte("[")); keys > maxKeys {
+		return Config{}, Errors{{File: name, Message: fmt.Sprintf("the file has more than %d keys and tables", maxKeys)}}
 	}
 	c := d.config(d.raw())
 	if len(d.errs) > 0 {

@@ -407,3 +407,21 @@ func texts[T fmt.Stringer](values []T) []string {
 	}
 	return all
 }
+
+// A file of cfwall's size that is something else is refused at once: the daemon
+// reads it, and must not be held up.
+func TestParseManyKeys(t *testing.T) {
+	for _, form := range []string{"a%d = 1\n", "[a%d]\n", "a%d.b = 1\n"} {
+		var b strings.Builder
+		for i := 0; b.Len() < maxSize-20; i++ {
+			fmt.Fprintf(&b, form, i)
+		}
+		start := time.Now()
+		if _, err := Parse(strings.NewReader(b.String()), "config.toml"); err == nil || !strings.Contains(err.Error(), "more than 2000 keys") {
+			t.Errorf("%q: %v", form, err)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%q: it took %v", form, took)
+		}
+	}
+}

@@ -142,6 +142,21 @@ func (e *Engine) leaveFamily(ctx context.Context, family firewall.Family) {
 	e.family = family
 }
 
+// heldElsewhere refuses to begin while another process holds the table, a daemon
+// whose runtime directory was removed, say. What a command writes down and cannot
+// do, such as to open every port, the next start would do.
+func (e *Engine) heldElsewhere(ctx context.Context) error {
+	host, err := e.host()
+	if err != nil {
+		return nil // the pass says what is wrong
+	}
+	have, err := e.table.Read(ctx, familyOf(host))
+	if err == nil && have.Table != nil && have.Table.Hold == firewall.Foreign {
+		return foreignTable(have.Owner)
+	}
+	return nil
+}
+
 // foreignTable names the process that holds the table.
 func foreignTable(port uint32) error {
 	return refuse(ExitError, "let that process do it, by its --runtime-dir, or end it first; the rules stay",

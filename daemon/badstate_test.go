@@ -356,3 +356,24 @@ func TestSomethingElseInPlaceOfTheConfig(t *testing.T) {
 		})
 	}
 }
+
+// What could not be read is named until the file is whole again: a fetch of the
+// list says nothing about it.
+func TestUnreadableStateIsNamedUntilItIsWritten(t *testing.T) {
+	e, _, fetcher := newTestEngine(t)
+	fetcher.answer = down
+	must(t, os.MkdirAll(e.paths.State, 0o750), os.WriteFile(e.paths.allow(), []byte("{garbage"), 0o600))
+	e.LoadState()
+	named := func() bool {
+		s, err := e.tableStatus(t.Context())
+		must(t, err)
+		return has(s.Problems, "state-unreadable", e.paths.allow())
+	}
+	_, _ = e.FetchRanges(t.Context())
+	if !named() {
+		t.Error("after a fetch it is not named any more")
+	}
+	if _, err := e.Allow(t.Context(), netip.MustParsePrefix("198.51.100.7/32"), time.Hour); err != nil || named() {
+		t.Errorf("it is named though it was written: %v", err)
+	}
+}

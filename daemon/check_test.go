@@ -65,7 +65,7 @@ func TestEntriesThatAreNoNetworks(t *testing.T) {
 	if !table.admits("198.51.100.7", 443) || table.admits("198.51.100.1", 443) {
 		t.Error("want 198.51.100.7 admitted, and nobody else")
 	}
-	if len(e.storeProblems) == 0 {
+	if len(e.stateProblems) == 0 {
 		t.Error("nothing is said about the file")
 	}
 	for _, n := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:198.51.100.1/128"), netip.MustParsePrefix("::/0")} {

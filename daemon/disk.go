@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,8 +169,12 @@ func (e *Engine) write(path string, work func(durable.Disk) error) error {
 	delete(e.unwritten, path)
 	if err != nil {
 		e.unwritten[path] = err
+		return err
 	}
-	return err
+	e.stateProblems = slices.DeleteFunc(e.stateProblems, func(p Problem) bool { // it was about this file alone, which is whole now
+		return strings.Contains(p.Text, path) && !strings.Contains(p.Text, "\n")
+	})
+	return nil
 }
 
 // untilGivenUp is a disk for one piece of work: where nobody waits for that any
@@ -277,7 +282,7 @@ func (e *Engine) diskProblems(now time.Time) []Problem {
 
 // stateProblem says that the state is not known.
 func stateProblem(err error) Problem {
-	cure := "remove the file named; `cfwall allow` entries in it are lost"
+	cure := "remove the file named, and restart cfwall; `cfwall allow` entries in it are lost"
 	if hint := refusalOf(err).Hint; hint != "" {
 		cure = hint
 	} else if isNoAnswer(err) {

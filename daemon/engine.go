@@ -49,7 +49,8 @@ type Engine struct {
 	configProblems []Problem
 	store          bookStore
 	book           ipranges.Book
-	storeProblems  []Problem
+	storeProblems  []Problem // of the list
+	stateProblems  []Problem // of what stands beside it
 	state          state
 	trial          *trial // nil: none
 
@@ -128,13 +129,13 @@ func (e *Engine) LoadState() {
 		loaded.book.Current = ipranges.Embedded() // and closed is safe
 	}
 	e.takeOver(loaded)
-	e.storeProblems = nil
+	e.storeProblems, e.stateProblems = nil, nil
 	for _, p := range loaded.bookProblems {
 		e.storeProblems = append(e.storeProblems, Problem{p.Code, Degraded, p.Text, p.Cure})
 		e.log.Warn(p.Text, "code", p.Code, "cure", p.Cure)
 	}
 	if err = errors.Join(err, loaded.stateErr); err != nil {
-		e.storeProblems = append(e.storeProblems, stateProblem(err))
+		e.stateProblems = append(e.stateProblems, stateProblem(err))
 		e.log.Warn("state is unreadable", "error", err)
 	}
 	if e.trial.pending() {

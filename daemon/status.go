@@ -330,7 +330,7 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 	problems = append(problems, e.trialProblems(now)...)
 	problems = append(problems, e.configProblems...)
 	problems = append(problems, e.diskProblems(now)...)
-	return append(problems, e.storeProblems...)
+	return slices.Concat(problems, e.storeProblems, e.stateProblems)
 }
 
 func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {

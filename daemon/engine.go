@@ -162,8 +162,11 @@ func (e *Engine) readConfig() (config.Config, []byte, error) {
 	if isNoAnswer(err) {
 		return config.Config{}, nil, refuse(ExitError, diskCure(err)+", then: cfwall reload", "reading the config: %w", err)
 	}
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
 		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "run it as root, or name another file with --config", ExitUsage}
+	}
+	if err != nil {
+		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "put a file there, or name another with --config", ExitUsage}
 	}
 	c, err := config.Parse(bytes.NewReader(b), e.paths.Config)
 	return c, b, err

@@ -16,7 +16,9 @@ import (
 // lock makes sure that one process at a time writes the table and the state.
 // It ends with the process, however that ends.
 func (p Paths) acquire(who string) (release func(), err error) {
-	if err := os.MkdirAll(p.Runtime, 0o755); err != nil {
+	if err := os.MkdirAll(p.Runtime, 0o755); errors.Is(err, unix.ENOTDIR) {
+		return nil, &Refusal{fmt.Errorf("making the runtime directory: %w", err), "remove the file that is in its place, or choose another with --runtime-dir", ExitError}
+	} else if err != nil {
 		return nil, &Refusal{fmt.Errorf("making the runtime directory: %w", err), "run it as root, or choose another with --runtime-dir", ExitError}
 	}
 	if err := untrusted(p.Runtime); err != nil {

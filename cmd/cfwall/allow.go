@@ -19,8 +19,9 @@ func allowCommand(o *options) *cobra.Command {
 	cmd := o.addOutput(&cobra.Command{
 		Use:   "allow ADDR|NETWORK",
 		Short: "Lets somebody reach the guarded ports for a while.",
-		Long: `Lets an address or a network reach the guarded ports for a while, as [allow] from
-in the configuration does for good. Entries survive a restart, not their time.`,
+		Long: `Lets an address or a network reach the guarded ports for a while, as [allow]
+from in the configuration does for good. Entries survive a restart, not their
+time.`,
 		Example: `  sudo cfwall allow 203.0.113.9 --for 2h
   sudo cfwall allow --list
   sudo cfwall allow --remove 203.0.113.9`,

@@ -24,11 +24,12 @@ Where the daemon runs it does the work, with its own configuration file.
 It refuses what would close the way in by which you came, or any other to SSH,
 and mode tunnel while no tunnel is up; --force does it all the same, once.
 
-With --confirm the configuration before comes back after that time, whatever has
-become of this command, the daemon or the host, unless somebody who has logged in
-anew runs cfwall confirm. On a terminal it waits for that, and Ctrl-C goes back at
-once; else it ends with exit code 5, and the daemon waits. Where no daemon runs it
-needs a terminal. Connections that are no longer admitted end once it is confirmed.`,
+With --confirm the configuration before comes back after that time, whatever
+has become of this command, the daemon or the host, unless somebody who has
+logged in anew runs cfwall confirm. On a terminal it waits for that, and Ctrl-C
+goes back at once; else it ends with exit code 5, and the daemon waits. Where no
+daemon runs it needs a terminal. Connections that are no longer admitted end
+once it is confirmed.`,
 		Example: "  cfwall plan && sudo cfwall apply\n  sudo cfwall apply --confirm 60s     then log in anew, and: sudo cfwall confirm",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

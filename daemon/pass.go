@@ -95,18 +95,17 @@ func (e *Engine) Pass(ctx context.Context) (Report, error) {
 }
 
 func (e *Engine) pass(ctx context.Context) (Report, error) {
-	want, host, err := e.Want(time.Now())
+	want, _, err := e.Want(time.Now())
 	if err != nil {
 		return Report{}, err
 	}
 	report := Report{Changes: []string{}, Meaning: []string{}, after: want}
 	var failed error
 	for try := range passTries {
-		have, err := e.table.Read(ctx, familyOf(host))
+		have, plan, err := e.compare(ctx, want)
 		if err != nil {
 			return report, err
 		}
-		plan := e.plan(have, want)
 		report.Generation = have.Generation
 		switch {
 		case e.isForeign(have, plan):
@@ -131,6 +130,21 @@ func (e *Engine) pass(ctx context.Context) (Report, error) {
 		report.add(plan, have)
 	}
 	return report, failed
+}
+
+// compare reads the table and plans the way from there. A difference has to be seen
+// twice: while the kernel clears up after a transaction, a set that is listed in
+// several parts may lack elements, though the generation stays the same.
+func (e *Engine) compare(ctx context.Context, want firewall.Ruleset) (have firewall.State, plan firewall.Plan, err error) {
+	for range 2 {
+		if have, err = e.table.Read(ctx, want.Family); err != nil {
+			return have, plan, err
+		}
+		if plan = e.plan(have, want); plan.Empty() {
+			break
+		}
+	}
+	return have, plan, nil
 }
 
 var errNotConverging = errors.New("the table is not what was written: another program changes it")

@@ -151,6 +151,9 @@ func (e *Engine) tableStatus(ctx context.Context) (Status, error) {
 		s.Problems = append(s.Problems, Problem{"no-ruleset", Unprotected, err.Error(), cureOf(err)})
 	}
 	have, err := e.table.Read(ctx, familyOf(host))
+	if err == nil && !matches(have, want) {
+		have, err = e.table.Read(ctx, familyOf(host)) // see compare
+	}
 	if err != nil {
 		return s, err
 	}
@@ -249,14 +252,20 @@ func (s *Status) table(have firewall.State, want firewall.Ruleset, h firewall.Ho
 		return
 	}
 	s.Table.Present, s.Table.Ownership = true, have.Table.Hold
-	have.Best = "" // how it is held is said apart from what is in it
-	s.Table.Matches = len(want.Chains) > 0 && firewall.MakePlan(have, want).Empty()
+	s.Table.Matches = matches(have, want)
 	if !s.Table.Matches {
 		s.Since = time.Time{}
 	}
 	for _, c := range have.Table.Counters {
 		s.Counters[c.Name] = Traffic{c.Packets, c.Bytes}
 	}
+}
+
+// matches reports whether a table is there and has in it what is wanted. How it is
+// held is another question.
+func matches(have firewall.State, want firewall.Ruleset) bool {
+	have.Best = ""
+	return have.Table != nil && len(want.Chains) > 0 && firewall.MakePlan(have, want).Empty()
 }
 
 // judge derives the verdict from the gravest problem.

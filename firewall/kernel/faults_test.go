@@ -385,7 +385,8 @@ func TestReadGivesUpWithItsContext(t *testing.T) {
 }
 
 // TestReadsBesideWrites reads while another socket goes to and fro between two
-// lists: what is read is one or the other.
+// lists: what is read is one or the other. What the kernel clears up after a change
+// may be missing from a set for a moment: then the next read shows it.
 func TestReadsBesideWrites(t *testing.T) {
 	h := newHost(t)
 	s := ordinary(t)
@@ -413,7 +414,10 @@ func TestReadsBesideWrites(t *testing.T) {
 		case firewall.MakePlan(state, two).Empty():
 			seen[1]++
 		default:
-			t.Errorf("read a mixture:\n%s", firewall.MakePlan(state, one))
+			again := h.read(t, one.Family)
+			if again.Generation == state.Generation && !firewall.MakePlan(again, one).Empty() && !firewall.MakePlan(again, two).Empty() {
+				t.Errorf("read a mixture:\n%s", firewall.MakePlan(again, one))
+			}
 		}
 	}
 	stop()

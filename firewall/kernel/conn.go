@@ -3,7 +3,10 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"iter"
+	"os"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -42,8 +45,9 @@ const (
 	timeout = 10 * time.Second
 	// silence is how long to wait for the next message of an answer. The kernel
 	// works while it takes a request, or while the answer is read, so what has not
-	// come by then was lost.
-	silence = 500 * time.Millisecond
+	// come by then was lost; or this process had no processor for as long, and so
+	// it looks a second time.
+	silence = 250 * time.Millisecond
 	// receiveSize holds the largest datagram that the kernel makes: 32 KiB of
 	// a dump, or an error with the request in it (see listLimit).
 	receiveSize = 64 << 10
@@ -74,17 +78,25 @@ func (k *Kernel) open(ctx context.Context) (conn, error) {
 	return bound(ctx, c), nil
 }
 
-// dialBriefly is for questions to other parts of the kernel that are answered at once.
-func dialBriefly(family int) (*netlink.Conn, error) {
+// ask is for questions to other parts of the kernel that are answered at once.
+func ask(family int, question netlink.Message) ([]netlink.Message, error) {
+	answers, err := askOnce(family, question)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return askOnce(family, question)
+	}
+	return answers, err
+}
+
+func askOnce(family int, question netlink.Message) ([]netlink.Message, error) {
 	c, err := netlink.Dial(family, nil)
 	if err != nil {
-		return nil, classify("opening a netlink socket", err)
+		return nil, err
 	}
+	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(silence)); err != nil {
-		c.Close()
-		return nil, classify("setting the deadline of a netlink socket", err)
+		return nil, err
 	}
-	return c, nil
+	return c.Execute(question)
 }
 
 // A boundConn ends an exchange with its context, when it takes too long, or when
@@ -124,15 +136,27 @@ func (c boundConn) SendMessages(all []netlink.Message) ([]netlink.Message, error
 
 func (c boundConn) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	return func(yield func(netlink.Message, error) bool) {
-		c.renew()
-		for m, err := range c.conn.ReceiveIter() {
+		for range 2 {
 			c.renew()
-			if !yield(m, err) {
+			silent := false
+			for m, err := range c.conn.ReceiveIter() {
+				if silent = errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(c.until); silent {
+					break
+				}
+				c.renew()
+				if !yield(m, err) {
+					return
+				}
+			}
+			if !silent {
 				return
 			}
 		}
+		yield(netlink.Message{}, errSilent)
 	}
 }
+
+var errSilent = fmt.Errorf("the kernel says nothing: %w", os.ErrDeadlineExceeded)
 
 // familyNumber is the NFPROTO_* of a table's family.
 func familyNumber(f firewall.Family) byte {

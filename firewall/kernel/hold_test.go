@@ -278,11 +278,41 @@ func TestSilence(t *testing.T) {
 	if err := h.apply(plan); !errors.Is(err, ErrUncertain) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took < silence || took > timeout/2 {
+	if took := time.Since(began); took < 2*silence || took > timeout/2 {
 		t.Errorf("gave up after %v", took)
 	}
 	h.kernel.writer = h.kernel.writer.(fault).conn // it answers again
 	h.enforce(t, want)
+}
+
+// A process that gets no processor for a while finds the answer at its second look.
+func TestSecondLook(t *testing.T) {
+	h := newHost(t)
+	want := ordinary(t).Build(t)
+	h.enforce(t, want)
+	dialed := 0
+	h.kernel = &Kernel{dial: func() (conn, error) {
+		dialed++
+		c, err := dialNetfilter()
+		return &drowsy{conn: c}, err
+	}}
+	h.expect(t, want)
+	if dialed != 1 {
+		t.Errorf("read over %d sockets", dialed)
+	}
+}
+
+// drowsy is a connection whose first look for each answer comes too late.
+type drowsy struct {
+	conn
+	looked bool
+}
+
+func (d *drowsy) ReceiveIter() iter.Seq2[netlink.Message, error] {
+	if d.looked = !d.looked; d.looked {
+		return mute{}.ReceiveIter()
+	}
+	return d.conn.ReceiveIter()
 }
 
 // A read whose answer got lost is done again, once.

@@ -99,12 +99,7 @@ var engineBridge = regexp.MustCompile(`^(docker0|docker_gwbridge|br-[0-9a-f]{12}
 
 // bridges lists the bridges, sorted.
 func bridges() ([]string, error) {
-	c, err := dialBriefly(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	links, err := c.Execute(netlink.Message{
+	links, err := ask(unix.NETLINK_ROUTE, netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, unix.SizeofIfInfomsg),
 	})

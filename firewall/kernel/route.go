@@ -20,18 +20,13 @@ type Route struct {
 // RouteTo looks up the route to an address. Packets from there normally come in
 // by the same interface.
 func RouteTo(a netip.Addr) (Route, error) {
-	c, err := dialBriefly(unix.NETLINK_ROUTE)
-	if err != nil {
-		return Route{}, err
-	}
-	defer c.Close()
-	answers, err := c.Execute(routeRequest(a.Unmap()))
+	answers, err := ask(unix.NETLINK_ROUTE, routeRequest(a.Unmap()))
 	if err != nil {
 		return Route{}, classify(fmt.Sprintf("looking up the route to %s", a), err)
 	}
 	for _, m := range answers {
 		if r, ok := parseRoute(m.Data); ok {
-			r.Interface, err = linkName(c, r.Index)
+			r.Interface, err = linkName(r.Index)
 			return r, err
 		}
 	}
@@ -39,10 +34,10 @@ func RouteTo(a netip.Addr) (Route, error) {
 }
 
 // linkName asks for one interface: a host may have thousands.
-func linkName(c *netlink.Conn, index int) (string, error) {
+func linkName(index int) (string, error) {
 	data := make([]byte, unix.SizeofIfInfomsg) // struct ifinfomsg: the index is at byte 4
 	binary.NativeEndian.PutUint32(data[4:], uint32(index))
-	links, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: data})
+	links, err := ask(unix.NETLINK_ROUTE, netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: data})
 	if err != nil || len(links) == 0 {
 		return "", classify(fmt.Sprintf("naming interface %d", index), err)
 	}

@@ -64,7 +64,7 @@ func (o *options) try(cmd *cobra.Command, order daemon.Order) error {
 	if !onTerminal {
 		return verdict(daemon.ExitReverted)
 	}
-	t, err := o.awaitOutcome(cmd, order)
+	t, err := o.awaitOutcome(cmd, order, report.Confirm.Since)
 	return outcome(cmd, t, err)
 }
 
@@ -116,9 +116,14 @@ func (o *options) tryHere(cmd *cobra.Command, order daemon.Order) error {
 	return outcome(cmd, t, err)
 }
 
-// awaitOutcome asks the daemon until the trial is over, and has it go back on
-// Ctrl-C. It outlives the daemon: one that was killed starts again.
-func (o *options) awaitOutcome(cmd *cobra.Command, order daemon.Order) (daemon.Trial, error) {
+// errSuperseded: somebody else has put another config on trial meanwhile, which is
+// not this command's to wait for, nor to end.
+var errSuperseded = &daemon.Refusal{Err: errors.New("another config has come on trial meanwhile, in place of this one"),
+	Hint: "whose it is and until when: cfwall status", Exit: daemon.ExitReverted}
+
+// awaitOutcome asks the daemon until the trial that began then is over, and has it
+// go back on Ctrl-C. It outlives the daemon: one that was killed starts again.
+func (o *options) awaitOutcome(cmd *cobra.Command, order daemon.Order, since time.Time) (daemon.Trial, error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT)
 	defer stop()
 	late := time.Now().Add(order.Confirm + restartTime)
@@ -128,16 +133,17 @@ func (o *options) awaitOutcome(cmd *cobra.Command, order daemon.Order) (daemon.T
 		select {
 		case <-ctx.Done():
 			say(cmd, "") // behind the ^C
-			return o.goBack(cmd)
+			return o.goBack(cmd, since)
 		case <-tick.C:
 		}
-		t, err := o.askTrial(ctx)
-		waiting := err == nil && t.Reverted.IsZero() && !t.Deadline.IsZero()
-		if err == nil && !waiting {
+		switch t, err := o.askTrial(ctx); {
+		case err != nil && time.Now().After(late):
+			return o.goBack(cmd, since)
+		case err != nil: // the daemon is not back yet
+		case isAnother(t, since):
+			return t, errSuperseded
+		case !t.Reverted.IsZero() || t.Deadline.IsZero():
 			return t, nil
-		}
-		if err != nil && time.Now().After(late) {
-			return o.goBack(cmd)
 		}
 	}
 }
@@ -153,10 +159,19 @@ func (o *options) askTrial(ctx context.Context) (daemon.Trial, error) {
 	return client.Trial(ctx)
 }
 
-// goBack ends a trial: through the daemon or, where none runs any more, here.
-func (o *options) goBack(cmd *cobra.Command) (t daemon.Trial, err error) {
+func isAnother(t daemon.Trial, since time.Time) bool {
+	return !t.Since.IsZero() && !t.Since.Equal(since)
+}
+
+// goBack ends the trial that began then: through the daemon or, where none runs
+// any more, here.
+func (o *options) goBack(cmd *cobra.Command, since time.Time) (t daemon.Trial, err error) {
 	err = o.change(cmd, graveWarnings(cmd), func(s daemon.Service) error {
-		if t, err = s.Trial(cmd.Context()); err == nil && t.Reverted.IsZero() && !t.Deadline.IsZero() {
+		t, err = s.Trial(cmd.Context())
+		switch {
+		case err == nil && isAnother(t, since):
+			err = errSuperseded
+		case err == nil && t.Reverted.IsZero() && !t.Deadline.IsZero():
 			t, err = s.GoBack(cmd.Context())
 		}
 		return err

@@ -151,8 +151,8 @@ func TestOwnBusinessIsNoRepair(t *testing.T) {
 	})
 }
 
-// An off that another process's table makes fail does not open the ports later.
-func TestOffBesideAForeignTable(t *testing.T) {
+// An off or an allow that another process's table makes fail opens nothing later.
+func TestOpeningBesideAForeignTable(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	table.table = &firewall.Ruleset{Family: firewall.FamilyINET, Hold: firewall.Foreign}
 	if p, err := e.Plan(t.Context(), Order{}); err != nil || !strings.Contains(p.Refused, kernel.ErrForeign.Error()) {
@@ -163,6 +163,9 @@ func TestOffBesideAForeignTable(t *testing.T) {
 	}
 	if _, err := e.Off(t.Context(), 0); !errors.Is(err, kernel.ErrForeign) {
 		t.Fatalf("off: %v", err)
+	}
+	if _, err := e.Allow(t.Context(), netip.MustParsePrefix("198.51.100.7/32"), time.Hour); !errors.Is(err, kernel.ErrForeign) {
+		t.Fatalf("allow: %v", err)
 	}
 	table.table = nil
 	e.LoadState()

@@ -250,8 +250,13 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	if err := e.keep(e.paths.allow(), entries); err != nil {
 		return firewall.Temporary{}, notOpened(err)
 	}
+	before := e.state.allowed
 	e.state.allowed = entries
 	_, err := e.Pass(ctx)
+	if errors.Is(err, kernel.ErrForeign) { // as with off
+		e.state.allowed = before
+		return firewall.Temporary{}, errors.Join(err, notKept(e.keep(e.paths.allow(), before)))
+	}
 	return firewall.Temporary{Network: network, Expires: allowed.Expires.at(now)}, err
 }
 

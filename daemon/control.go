@@ -171,6 +171,7 @@ func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the control socket: %w", err)
 	}
+	l.SetUnlinkOnClose(false) // by the time that it closes there may be another in its place
 	if err := restrict(path); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("restricting the control socket: %w", err)
@@ -186,6 +187,37 @@ func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	}
 	go func() { _ = server.Serve(limit(l, controlLimit)) }() // ends with Close
 	return server, nil
+}
+
+// listen serves the control socket until the daemon ends.
+func (d *Daemon) listen(ctx context.Context) (err error) {
+	d.control, err = d.serve(ctx)
+	return err
+}
+
+// listenAgain makes the control socket anew where somebody has removed it: without
+// one the daemon could be asked nothing, and no other could be started.
+func (d *Daemon) listenAgain(ctx context.Context) {
+	if _, err := os.Lstat(d.opts.Paths.socket()); d.control == nil || !errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	before := d.control
+	err := os.MkdirAll(d.opts.Paths.Runtime, 0o755)
+	if err == nil {
+		err = d.listen(ctx)
+	}
+	if err != nil {
+		d.control = before
+		d.opts.Log.Error("the control socket was removed and could not be made again", "error", err)
+		return
+	}
+	d.opts.Log.Warn("the control socket was removed; it is there again")
+	go func() { _ = shutDown(before) }() // who is connected still gets an answer
+}
+
+func (d *Daemon) closeControl() {
+	d.control.Close()
+	_ = os.Remove(d.opts.Paths.socket()) // a new one takes the place of one that is left
 }
 
 // group may read the status.

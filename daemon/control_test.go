@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http/httptest"
 	"net/netip"
@@ -71,16 +70,15 @@ func serveTest(t *testing.T) (*Client, *Daemon, *fakeTable, *fakeFetcher) {
 	if err == nil {
 		err = d.start(ctx)
 	}
-	var control io.Closer
 	if err == nil {
-		control, err = d.serve(ctx)
+		err = d.listen(ctx)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); d.loop(ctx, nil, nil) }()
-	t.Cleanup(func() { cancel(); <-ended; control.Close(); release() })
+	t.Cleanup(func() { cancel(); <-ended; d.closeControl(); release() })
 	client, err := Dial(engine.paths)
 	if err != nil {
 		t.Fatal(err)
@@ -183,4 +181,28 @@ func FuzzControl(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Somebody removes the control socket, or the directory with it: a minute later the
+// daemon can be asked again.
+func TestControlSocketThatIsRemoved(t *testing.T) {
+	_, d, _, _ := serveTest(t)
+	for _, what := range []string{d.opts.Paths.socket(), d.opts.Paths.Runtime} {
+		if err := os.RemoveAll(what); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Dial(d.opts.Paths); !errors.Is(err, ErrNoDaemon) {
+			t.Fatalf("%s is gone, and somebody answers (%v)", what, err)
+		}
+		if err := d.do(t.Context(), d.pass); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Dial(d.opts.Paths)
+		if err != nil {
+			t.Fatalf("%s was removed: %v", what, err)
+		}
+		if s, err := c.Status(t.Context()); err != nil || !s.Daemon.Running {
+			t.Errorf("%s was removed: %v", what, err)
+		}
+	}
 }

@@ -53,6 +53,7 @@ type Daemon struct {
 	metricsAddress string
 	metricsServer  *http.Server
 
+	control  *http.Server
 	forTrial bool // it ends with the trial that is pending
 }
 
@@ -88,11 +89,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
-	control, err := d.serve(ctx)
-	if err != nil {
+	if err := d.listen(ctx); err != nil {
 		return err
 	}
-	defer control.Close()
+	defer d.closeControl()
 	d.listenMetrics(ctx)
 	defer d.closeMetrics()
 	d.announce()
@@ -252,6 +252,7 @@ func (d *Daemon) pass(ctx context.Context) {
 		}
 	}
 	d.watchRules(ctx)
+	d.listenAgain(ctx)
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
 	d.writeTextfile(ctx)

@@ -69,11 +69,11 @@ func (d *Daemon) serveTrial(outer context.Context, begun Report) (Trial, error) 
 	ctx, end := context.WithCancel(context.WithoutCancel(outer))
 	defer end()
 	d.forTrial = true
-	server, err := d.serve(ctx)
-	if err != nil {
+	if err := d.listen(ctx); err != nil {
 		_, errBack := d.engine.goBack(ctx)
 		return Trial{}, errors.Join(err, errBack)
 	}
+	defer d.closeControl()
 	stop := context.AfterFunc(outer, func() {
 		_ = d.do(ctx, func(ctx context.Context) { _, _ = d.goBack(ctx) }) // it says in the log how it went
 		time.AfterFunc(longestPass, end)                                  // for the passes after one that failed
@@ -82,7 +82,7 @@ func (d *Daemon) serveTrial(outer context.Context, begun Report) (Trial, error) 
 	d.passed(begun, nil)
 	d.startFetching()
 	d.loop(ctx, nil, nil)
-	return d.engine.trial.at(d.engine.clock()), errors.Join(d.engine.lastErr, shutDown(server))
+	return d.engine.trial.at(d.engine.clock()), errors.Join(d.engine.lastErr, shutDown(d.control))
 }
 
 // trialGoesOn holds until a trial is decided, and what was before it is in force:

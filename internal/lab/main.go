@@ -61,6 +61,20 @@ func Kernel(t interface {
 	}
 }
 
+// Unprivileged skips a test that needs root in the first user namespace. Where
+// the environment sets CI it fails instead: there a test that did not run
+// proves nothing.
+func Unprivileged(t interface {
+	T
+	Skipf(format string, args ...any)
+}, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("in CI no test may be skipped: %s", why)
+	}
+	t.Skipf("needs root: %s", why)
+}
+
 func startInside() int {
 	outside, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

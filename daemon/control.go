@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/ipranges"
@@ -220,25 +222,33 @@ func (d *Daemon) closeControl() {
 	_ = os.Remove(d.opts.Paths.socket()) // a new one takes the place of one that is left
 }
 
-// group may read the status.
-const group = "cfwall"
+// account is the user that systemd runs the daemon as. Who is in the group of
+// that name may read the status.
+const account = "cfwall"
 
-// restrict lets root and the group connect, nobody else.
+// restrict lets root, this user and the group connect, nobody else.
 func restrict(path string) error {
-	g, err := patiently(newPatient("the disk", startPatience), "/etc/group", func(context.Context) (*user.Group, error) {
-		return user.LookupGroup(group)
+	gid, err := patiently(newPatient("the disk", startPatience), "/etc/group", func(context.Context) (int, error) {
+		g, err := user.LookupGroup(account)
+		if err != nil {
+			return -1, err
+		}
+		return strconv.Atoi(g.Gid)
 	})
-	if err != nil {
+	if err != nil || giveToGroup(path, gid) != nil {
 		return os.Chmod(path, 0o600)
 	}
-	gid, err := strconv.Atoi(g.Gid)
-	if err == nil {
-		err = os.Chown(path, -1, gid)
-	}
-	if err != nil {
-		return errors.Join(os.Chmod(path, 0o600), nil) // not ours to give: root alone
-	}
 	return os.Chmod(path, 0o660)
+}
+
+// giveToGroup leaves a file alone that is the group's already: under systemd no
+// owner can be changed.
+func giveToGroup(path string, gid int) error {
+	var at unix.Stat_t
+	if err := unix.Lstat(path, &at); err == nil && int(at.Gid) == gid {
+		return nil
+	}
+	return os.Chown(path, -1, gid)
 }
 
 type peerKey struct{}

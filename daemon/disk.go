@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -164,6 +165,9 @@ func (e *Engine) write(path string, work func(durable.Disk) error) error {
 		if err := untrusted(e.paths.State); err != nil {
 			return none, err
 		}
+		if err := e.paths.makeState(); err != nil {
+			return none, err
+		}
 		return none, work(untilGivenUp{e.disk, ctx})
 	})
 	delete(e.unwritten, path)
@@ -287,11 +291,16 @@ func stateProblem(err error) Problem {
 		cure = hint
 	} else if isNoAnswer(err) {
 		cure = lookAtDisk + "; it is read as soon as the disk answers"
+	} else if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		cure = giveBack
 	}
 	return Problem{"state-unreadable", Degraded, err.Error(), cure}
 }
 
 const lookAtDisk = "see what is wrong with the disk: dmesg, mount"
+
+// giveBack helps where root has made files that the daemon cannot use.
+const giveBack = "give the daemon its files back: sudo chown -R cfwall:cfwall /var/lib/cfwall, then: sudo systemctl restart cfwall"
 
 // diskCure says what helps against an error of writing, or of no answer.
 func diskCure(err error) string {
@@ -303,6 +312,8 @@ func diskCure(err error) string {
 		return lookAtDisk
 	case errors.Is(err, durable.ErrNotRegular):
 		return "remove the file named: nothing else belongs there"
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return giveBack
 	}
 	return "make the state directory writable"
 }

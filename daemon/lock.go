@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/durable"
 )
 
 // lock makes sure that one process at a time writes the table and the state.
@@ -41,7 +42,7 @@ func (p Paths) acquire(who string) (release func(), err error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", p.lock(), err)
 	}
-	if err := errors.Join(f.Truncate(0), writeHolder(f, who)); err != nil {
+	if err := errors.Join(durable.GiveToOwner(f), f.Truncate(0), writeHolder(f, who)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("writing %s: %w", p.lock(), err)
 	}

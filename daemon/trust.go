@@ -5,14 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfwall/cfwall/internal/durable"
 )
 
-// untrusted refuses a directory in which other users than root and this one
-// decide what the files are: neither is written to such a place, nor believed
-// what stands there. A directory that is not there yet is fine.
+// untrusted refuses a directory in which other users than root, this one and the
+// daemon's decide what the files are: neither is written to such a place, nor
+// believed what stands there. A directory that is not there yet is fine.
 func untrusted(dir string) error {
 	var link, at unix.Stat_t
 	err := unix.Lstat(dir, &link)
@@ -30,7 +34,7 @@ func untrusted(dir string) error {
 		return refuse(ExitError, "remove it: nothing else belongs there", "%s is not a directory", dir)
 	}
 	if stranger := whoElse(link, at); stranger != "" {
-		return refuse(ExitError, fmt.Sprintf("sudo chown -h root:root %[1]s && sudo chmod go-w %[1]s/, look who has been at its files, and restart cfwall", dir),
+		return refuse(ExitError, fmt.Sprintf("sudo chown -h %[2]s %[1]s && sudo chmod go-w %[1]s/, look who has been at its files, and restart cfwall", dir, rightfulOwner()),
 			"%s is not used: %s could have put anything there", dir, stranger)
 	}
 	return nil
@@ -39,7 +43,7 @@ func untrusted(dir string) error {
 // whoElse names somebody else who may change a directory, or where a link leads.
 func whoElse(link, at unix.Stat_t) string {
 	for _, s := range []unix.Stat_t{link, at} {
-		if !slices.Contains([]int{0, os.Geteuid()}, int(s.Uid)) {
+		if !slices.Contains([]int{0, os.Geteuid()}, int(s.Uid)) && !isDaemon(s.Uid) {
 			return fmt.Sprintf("user %d, who owns it,", s.Uid)
 		}
 	}
@@ -50,4 +54,35 @@ func whoElse(link, at unix.Stat_t) string {
 		return fmt.Sprintf("group %d", at.Gid)
 	}
 	return ""
+}
+
+// isDaemon reports whether root sees the user whom systemd runs the daemon as.
+func isDaemon(uid uint32) bool {
+	u, err := user.Lookup(account)
+	return os.Geteuid() == 0 && err == nil && u.Uid == strconv.FormatUint(uint64(uid), 10)
+}
+
+func rightfulOwner() string {
+	if _, err := user.Lookup(account); err == nil {
+		return account + ":" + account
+	}
+	return "root:root"
+}
+
+// makeState makes the state directory. Where root does, for a command that works
+// without the daemon, it is the daemon's all the same.
+func (p Paths) makeState() error {
+	if _, err := os.Stat(p.State); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := (durable.OS{}).Mkdir(p.State); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	u, err := user.Lookup(account)
+	if err != nil || os.Geteuid() != 0 {
+		return nil
+	}
+	uid, errUID := strconv.Atoi(u.Uid)
+	gid, errGID := strconv.Atoi(u.Gid)
+	return errors.Join(errUID, errGID, os.Chown(p.State, uid, gid))
 }

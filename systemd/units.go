@@ -7,6 +7,10 @@ import _ "embed" // the files below
 var (
 	//go:embed cfwall.service
 	ServiceUnit string
+	// SystemUser is for sysusers.d(5).
 	//go:embed cfwall.sysusers
 	SystemUser string
+	// StateDirectory is for tmpfiles.d(5).
+	//go:embed cfwall.tmpfiles
+	StateDirectory string
 )

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -127,6 +128,32 @@ func TestFlowsWithoutCapability(t *testing.T) {
 	})
 }
 
+// TestUnits is about a daemon that systemd lets see no process of others.
+func TestUnits(t *testing.T) {
+	root := t.TempDir()
+	const groups = "/sys/fs/cgroup"
+	inode := map[string]uint64{}
+	for _, group := range []string{"/system.slice/cloudflared.service", "/system.slice/cloudflared-idle.service", "/system.slice/nginx.service"} {
+		dir := filepath.Join(root, groups, group)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("101\n102\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inode[group] = info.Sys().(*syscall.Stat_t).Ino
+	}
+	listeners := []kernel.Listener{
+		{Protocol: "tcp", UID: 33, Cgroup: inode["/system.slice/nginx.service"]},
+		{Protocol: "udp", UID: 998, Cgroup: inode["/system.slice/cloudflared.service"]},
+	}
+	want := []Process{{PID: 101, UID: 998, Cgroup: "/system.slice/cloudflared.service"}}
+	if diff := cmp.Diff(want, units(root, listeners)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestSends(t *testing.T) {
 	for _, tt := range []struct {
 		socket, source string
@@ -153,11 +180,11 @@ func TestSends(t *testing.T) {
 func TestProcesses(t *testing.T) {
 	lab.Kernel(t)
 	pid := startPoser(t, lab.New(t).Host("web"))
-	i := slices.IndexFunc(Processes("/"), func(p Process) bool { return p.PID == pid })
+	i := slices.IndexFunc(processes("/"), func(p Process) bool { return p.PID == pid })
 	if i < 0 {
-		t.Fatalf("%d is not among %v", pid, Processes("/"))
+		t.Fatalf("%d is not among %v", pid, processes("/"))
 	}
-	if got := Processes("/")[i]; got.UID != uint32(os.Getuid()) || got.Cgroup == "" {
+	if got := processes("/")[i]; got.UID != uint32(os.Getuid()) || got.Cgroup == "" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -178,10 +205,10 @@ func TestProcessesOfOthers(t *testing.T) {
 		}
 	}
 	want := []Process{{PID: 101, UID: 998, Cgroup: "/system.slice/cloudflared.service"}, {PID: 104, UID: 7}}
-	if diff := cmp.Diff(want, Processes(root)); diff != "" {
+	if diff := cmp.Diff(want, processes(root)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if got := Processes(t.TempDir()); len(got) > 0 {
+	if got := processes(t.TempDir()); len(got) > 0 {
 		t.Errorf("without /proc: %v", got)
 	}
 }

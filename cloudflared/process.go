@@ -3,8 +3,12 @@ package cloudflared
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
+	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/internal/procfs"
 )
 
@@ -20,9 +24,20 @@ type Process struct {
 // program is what the kernel calls cloudflared.
 const program = "cloudflared"
 
-// Processes lists the processes of cloudflared; anybody may. The root is the
-// directory with proc in it, "/" but in tests.
-func Processes(root string) []Process {
+// Running lists the processes of cloudflared. Where systemd hides those of other
+// users from the daemon (ProtectProc=), it lists the units of cloudflared that
+// hold sockets.
+func Running() []Process {
+	const root = "/"
+	if all := processes(root); len(all) > 0 {
+		return all
+	}
+	listeners, _ := kernel.Listeners() // without them there is nothing to say
+	return units(root, listeners)
+}
+
+// processes reads them below root, the directory with proc in it.
+func processes(root string) []Process {
 	var all []Process
 	for _, pid := range procfs.Processes(root) {
 		p := Process{PID: pid}
@@ -51,6 +66,32 @@ func (p *Process) read(root string) error {
 		}
 	}
 	return nil
+}
+
+// units lists the services of cloudflared by their control groups, which everybody
+// may see, and which the kernel tells of each socket.
+func units(root string, listeners []kernel.Listener) []Process {
+	const groups = "/sys/fs/cgroup"
+	var all []Process
+	for _, above := range []string{"system.slice", "system.slice/*.slice"} {
+		dirs, _ := filepath.Glob(filepath.Join(root, groups, above, "cloudflared*.service"))
+		for _, dir := range dirs {
+			info, err := os.Stat(dir)
+			if err != nil {
+				continue
+			}
+			inode := info.Sys().(*syscall.Stat_t).Ino
+			i := slices.IndexFunc(listeners, func(l kernel.Listener) bool { return l.Cgroup == inode })
+			if i < 0 {
+				continue
+			}
+			p := Process{UID: listeners[i].UID, Cgroup: strings.TrimPrefix(dir, filepath.Join(root, groups))}
+			first, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			_, _ = fmt.Sscan(string(first), &p.PID) // 0: it is ending
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 // holders finds the processes that hold sockets, named by inode, as far as we

@@ -57,12 +57,21 @@ func (s surroundings) ownObstacles(c config.Config, flows []cloudflared.Flow) []
 		}
 	}
 	for _, f := range flows {
-		if _, known := p.Tunnel.Edge.Lookup(f.Remote.Addr()); p.Tunnel.Edge.Len() > 0 && !known && !f.Forwarded && f.Process == "cloudflared" {
+		if _, known := p.Tunnel.Edge.Lookup(f.Remote.Addr()); p.Tunnel.Edge.Len() > 0 && !known && s.ofTunnel(f) {
 			return refused(`edge = "ranges", or the region of your tunnel`,
 				"[tunnel] edge is strict, and %s is none of the documented addresses of region %s: what cloudflared sends there is refused", f.Remote.Addr(), c.Tunnel.Region)
 		}
 	}
 	return nil
+}
+
+// ofTunnel reports whether a flow is cloudflared's. Where the daemon may not see
+// who has a socket, its user tells.
+func (s surroundings) ofTunnel(f cloudflared.Flow) bool {
+	if f.Process != "" || f.UID == nil {
+		return f.Process == "cloudflared"
+	}
+	return slices.ContainsFunc(s.processes(), func(p cloudflared.Process) bool { return p.UID == *f.UID })
 }
 
 // tunnelTraffic gathers from which process, and by which way, the tunnel goes.

@@ -58,7 +58,7 @@ func theseSurroundings() surroundings {
 		watchRules:  watchTheRules,
 		ready:       askReady,
 		flows:       cloudflared.Flows,
-		processes:   func() []cloudflared.Process { return cloudflared.Processes("/") },
+		processes:   cloudflared.Running,
 		probe:       cloudflared.Probe,
 		neighbours:  kernel.New().Neighbours,
 		sinceBoot:   sinceBoot,

@@ -114,7 +114,7 @@ func holdTable(ctx context.Context, o Options) (*kernel.Kernel, error) {
 	table := kernel.New()
 	err := table.Hold(ctx)
 	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) {
-		return nil, Explain(err)
+		return nil, impossible(err)
 	}
 	if err != nil {
 		o.Log.Error("the table cannot be held against other programs", "error", err)
@@ -148,12 +148,25 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.pass(ctx)
 	d.engine.keepCounted()
 	d.engine.hurry()
-	err := d.engine.lastErr
-	if errors.Is(err, kernel.ErrPermission) || errors.Is(err, kernel.ErrUnsupported) || errors.Is(err, kernel.ErrForeign) {
+	switch err := d.engine.lastErr; {
+	case errors.Is(err, kernel.ErrPermission), errors.Is(err, kernel.ErrUnsupported):
+		return impossible(err)
+	case errors.Is(err, kernel.ErrForeign):
 		return Explain(err)
 	}
 	d.startFetching()
 	return nil
+}
+
+// impossible is an error that no other start mends: its exit code keeps systemd
+// from trying for ever (RestartPreventExitStatus=).
+func impossible(err error) error {
+	r := *refusalOf(err)
+	r.Exit = ExitUnprotected
+	if errors.Is(err, kernel.ErrPermission) {
+		r.Hint = "run it as root (sudo cfwall run); in a container, grant it CAP_NET_ADMIN (--cap-add NET_ADMIN)"
+	}
+	return &r
 }
 
 func (d *Daemon) loop(ctx context.Context, hostChanged, resolversChanged <-chan struct{}) {

@@ -1,8 +1,13 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"testing"
+
+	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/sshd"
 )
 
 // --force holds for one command.
@@ -71,5 +76,23 @@ func TestLockoutByForceIsAboutOnePort(t *testing.T) {
 	}
 	if restart(2222); !table.admits("198.51.100.7", 2222) {
 		t.Error("port 2222 is closed by a force that is over")
+	}
+}
+
+// The daemon of the unit is not root, and parts of sshd's configuration are root's
+// alone on many hosts: that is no reason to refuse a config.
+func TestSSHConfigurationOfRootAlone(t *testing.T) {
+	for _, test := range []struct {
+		err     error
+		refused bool
+	}{
+		{fmt.Errorf("reading the configuration of sshd: %w", fs.ErrPermission), false},
+		{errors.New("reading the configuration of sshd: input/output error"), true},
+	} {
+		e, _, _ := newTestEngine(t)
+		e.ssh = func(firewall.Policy, sshd.Session) (sshd.Host, error) { return sshd.Host{}, test.err }
+		if err := e.LoadConfig(t.Context(), Order{}); (err != nil) != test.refused {
+			t.Errorf("%v: the config is refused: %v", test.err, err)
+		}
 	}
 }

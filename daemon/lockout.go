@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -60,8 +61,8 @@ type lockout struct {
 // another, and rules look at it before that.
 func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Host, own sshd.Session) ([]lockout, error) {
 	found, err := e.ssh(p, own)
-	if err != nil && len(found.Servers) == 0 {
-		return nil, err
+	if err != nil && len(found.Servers) == 0 && !errors.Is(err, fs.ErrPermission) {
+		return nil, err // what only root may read, as some write sshd's configuration, is no fault
 	}
 	want, err := firewall.Build(feasible(p, h), firewall.Lists{Cloudflare: e.book.Current.List}, h)
 	if err != nil {

@@ -377,3 +377,35 @@ func TestUnreadableStateIsNamedUntilItIsWritten(t *testing.T) {
 		t.Errorf("it is named though it was written: %v", err)
 	}
 }
+
+// The daemon starts before /var is there, which it may not make itself. What was
+// stored comes into force once it is.
+func TestStateThatIsMountedLater(t *testing.T) {
+	e, _, _ := newTestEngine(t)
+	above := t.TempDir()
+	e.paths.State = filepath.Join(above, "lib", "cfwall")
+	must(t, os.WriteFile(filepath.Join(above, "lib"), nil, 0o600)) // nobody can make a directory below it, root neither
+	e.LoadState()
+	if e.makeState() {
+		t.Fatal("it was made")
+	}
+	e.LoadConfigOrFallback()
+	s, err := e.tableStatus(t.Context())
+	must(t, err)
+	if !has(s.Problems, "state-missing", e.paths.State) {
+		t.Errorf("status: %+v", s.Problems)
+	}
+	if e.catchUp() {
+		t.Error("it caught up with nothing")
+	}
+	must(t, os.Remove(filepath.Join(above, "lib")), os.MkdirAll(e.paths.State, 0o750))
+	plant(t, e.paths)
+	if !e.catchUp() || len(e.state.live(e.clock())) != 1 {
+		t.Error("what was stored is not in force")
+	}
+	s, err = e.tableStatus(t.Context())
+	must(t, err)
+	if has(s.Problems, "state-missing", "") || e.missing {
+		t.Errorf("status: %+v", s.Problems)
+	}
+}

@@ -143,6 +143,7 @@ func (d *Daemon) closeWithoutLock(ctx context.Context, err error) error {
 // later try can mend ends the daemon.
 func (d *Daemon) start(ctx context.Context) error {
 	d.engine.LoadState()
+	d.engine.makeState()
 	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)

@@ -35,6 +35,9 @@ type disks struct {
 	// unread says that the disk did not answer at the start: the state or the
 	// config is not known yet.
 	unread bool
+	// missing says that there is no state directory and none can be made, as while
+	// /var is not mounted yet.
+	missing bool
 }
 
 func newDisks() disks {
@@ -218,8 +221,11 @@ func (e *Engine) catchUp() bool {
 	if e.configDisk.hangs() != nil || e.stateDisk.hangs() != nil {
 		return false
 	}
-	wasUnread := e.unread
-	if wasUnread {
+	known := !e.unread && !e.missing
+	if e.missing && !e.makeState() {
+		return false
+	}
+	if !known {
 		e.unread = false
 		e.LoadState()
 		e.LoadConfigOrFallback()
@@ -228,7 +234,19 @@ func (e *Engine) catchUp() bool {
 	for path := range maps.Clone(e.unwritten) {
 		e.writeAgain(path)
 	}
-	return wasUnread
+	return !known
+}
+
+// makeState makes the state directory, and reports whether there is one.
+func (e *Engine) makeState() bool {
+	_, err := patiently(e.stateDisk, e.paths.State, func(context.Context) (none struct{}, err error) {
+		return none, e.paths.makeState()
+	})
+	if e.missing = err != nil && !isNoAnswer(err); e.missing {
+		e.stateProblems = []Problem{{"state-missing", Degraded, err.Error(),
+			"mount what belongs there (it is looked for every minute), or: sudo install -d -m 750 -o cfwall -g cfwall " + e.paths.State + " && sudo systemctl restart cfwall"}}
+	}
+	return !e.missing
 }
 
 // keepCounted writes deadlines of another boot down as this one counts them: else
@@ -277,7 +295,7 @@ func (e *Engine) diskProblems(now time.Time) []Problem {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(e.unwritten)) {
-		if err := e.unwritten[path]; !isNoAnswer(err) {
+		if err := e.unwritten[path]; !isNoAnswer(err) && !e.missing {
 			problems = append(problems, Problem{"state-unwritable", Degraded, err.Error(), diskCure(err) + "; until then a restart begins with what was before"})
 		}
 	}

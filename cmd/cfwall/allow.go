@@ -17,14 +17,14 @@ func allowCommand(o *options) *cobra.Command {
 	var lasting time.Duration
 	var list, remove bool
 	cmd := o.addOutput(&cobra.Command{
-		Use:   "allow ADDR|NETWORK",
+		Use:   "allow [ADDR|NETWORK]",
 		Short: "Lets somebody reach the guarded ports for a while.",
 		Long: `Lets an address or a network reach the guarded ports for a while, as [allow]
 from in the configuration does for good. Entries survive a restart, not their
-time.`,
-		Example: `  sudo cfwall allow 203.0.113.9 --for 2h
-  sudo cfwall allow --list
-  sudo cfwall allow --remove 203.0.113.9`,
+time. --for, --list and --remove exclude one another.`,
+		Example: `  sudo cfwall allow 203.0.113.9 --for 2h     let somebody in
+  sudo cfwall allow --list                   who is let in?
+  sudo cfwall allow --remove 203.0.113.9     and no longer`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			timed := cmd.Flags().Changed("for")
 			if list && remove || list && timed || remove && timed {
@@ -48,7 +48,7 @@ time.`,
 			return o.completeAllowed(cmd, remove), cobra.ShellCompDirectiveNoFileComp
 		},
 	})
-	cmd.Flags().DurationVar(&lasting, "for", time.Hour, "how long: 30s, 15m, 2h")
+	cmd.Flags().DurationVar(&lasting, "for", time.Hour, "how long: 30s, 15m, 2h, 720h at most")
 	cmd.Flags().Lookup("for").DefValue = "1h"
 	cmd.Flags().BoolVar(&list, "list", false, "list who is allowed for a while")
 	cmd.Flags().BoolVar(&remove, "remove", false, "end an entry before its time")

@@ -30,8 +30,9 @@ logged in anew runs cfwall confirm. On a terminal it waits for that, and Ctrl-C
 goes back at once; else it ends with exit code 5, and the daemon waits. Where no
 daemon runs it needs a terminal. Connections that are no longer admitted end
 once it is confirmed.`,
-		Example: "  cfwall plan && sudo cfwall apply\n  sudo cfwall apply --confirm 60s     then log in anew, and: sudo cfwall confirm",
-		Args:    noArguments,
+		Example: `  sudo cfwall plan && sudo cfwall apply     look at the changes, then make them
+  sudo cfwall apply --confirm 60s           go back, unless cfwall confirm comes`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.refuseConfigFlag(cmd); err != nil {
 				return err
@@ -51,7 +52,7 @@ once it is confirmed.`,
 	})
 	cmd.Flags().DurationVar(&confirm, "confirm", 0, "go back after this time, 1s to 1h, unless cfwall confirm comes")
 	cmd.Flags().Lookup("confirm").DefValue = "0s" // which pflag does not print
-	cmd.Flags().BoolVar(&force, "force", false, "even if it closes SSH, or the web ports for a tunnel that is not up")
+	cmd.Flags().BoolVar(&force, "force", false, "do it even if it closes SSH, or the web ports for a tunnel that is not up")
 	return cmd
 }
 

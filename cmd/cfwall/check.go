@@ -21,11 +21,14 @@ func checkCommand(o *options) *cobra.Command {
 		Use:   "check [FILE]",
 		Short: "Finds mistakes in a configuration file before they matter.",
 		Long: `Checks a configuration file: its syntax, its meaning, and whether it goes with
-this host: whether it would lock SSH out, and in mode tunnel whether the tunnel
-is up and which rule of another table stands in its way. It shows how the file
-differs from the config in force. It changes nothing. As root it sees more.`,
-		Example: "  sudo cfwall check\n  cfwall check new.toml\n  sudo cfwall check --probe",
-		Args:    arguments(0, 1, "one FILE"),
+this host. One that would lock SSH out is refused. In mode tunnel it says
+whether the tunnel is up, and which rule of another table stands in its way. It
+shows how the file differs from the config in force. It changes nothing. As root
+it sees more.`,
+		Example: `  sudo cfwall check              the configuration file
+  sudo cfwall check new.toml     another one, before it is put there
+  sudo cfwall check --probe      can cloudflared reach Cloudflare?`,
+		Args: arguments(0, 1, "one FILE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"toml"}, cobra.ShellCompDirectiveFilterFileExt
 		},

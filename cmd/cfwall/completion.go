@@ -8,8 +8,10 @@ func completionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Prints a script that completes commands in a shell.",
+		Long: `Prints a script by which a shell completes commands, flags and some of their
+values. It works in shells that are started after it was put in place.`,
 		Example: `  cfwall completion bash > /etc/bash_completion.d/cfwall
-  cfwall completion zsh  > /usr/local/share/zsh/site-functions/_cfwall
+  cfwall completion zsh > /usr/local/share/zsh/site-functions/_cfwall
   cfwall completion fish > /etc/fish/completions/cfwall.fish`,
 		ValidArgs: []string{"bash", "zsh", "fish"},
 		Args:      arguments(1, 1, "the name of a shell: bash, zsh or fish"),

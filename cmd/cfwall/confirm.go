@@ -18,11 +18,12 @@ func confirmCommand(o *options) *cobra.Command {
 	return o.addOutput(&cobra.Command{
 		Use:   "confirm",
 		Short: "Keeps what apply --confirm has put in force.",
-		Long: `Keeps the configuration that apply --confirm has put in force. Run it from a new
-login: an SSH session that was open before the change says nothing about whether
-anybody can still log in, and is refused.`,
-		Example: "  sudo cfwall apply --confirm 60s     then log in anew, and there:\n  sudo cfwall confirm",
-		Args:    noArguments,
+		Long: `Keeps the configuration that cfwall apply --confirm has put in force. Run it
+from a new login: an SSH session that was open before the change says nothing
+about whether anybody can still log in, and is refused.`,
+		Example: `  sudo cfwall apply --confirm 60s     first; then log in anew, and there:
+  sudo cfwall confirm                 keep the configuration`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, slog.DiscardHandler, func(s daemon.Service) error {
 				kept, err := s.Confirm(cmd.Context(), daemon.OwnSession())

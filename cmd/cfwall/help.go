@@ -62,7 +62,8 @@ func helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "help [COMMAND]",
 		Short:   "Explains a command.",
-		Example: "  cfwall help allow",
+		Long:    "Explains a command, as its flag --help does. Without one it lists the commands.",
+		Example: "  cfwall help allow     the same as: cfwall allow --help",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			about, unknown, err := cmd.Root().Find(args)
 			if err != nil {

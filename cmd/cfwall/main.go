@@ -31,7 +31,9 @@ func rootCommand() *cobra.Command {
 	o := &options{paths: daemon.DefaultPaths, output: textOutput}
 	root := &cobra.Command{
 		Use:   "cfwall",
-		Short: "Keeps the web ports of this host closed to everybody but Cloudflare.",
+		Short: "A firewall that closes the web ports of a host to everybody but Cloudflare.",
+		Long: `Keeps the web ports of this host closed to everybody but Cloudflare, or with
+Cloudflare Tunnel to everybody. cfwall run does it, for as long as it runs.`,
 		Example: `  cfwall status                        is this host protected?
   cfwall why 203.0.113.9               would this visitor get in, and why not?
   cfwall allow 203.0.113.9 --for 1h    let somebody in for a while`,

@@ -14,10 +14,12 @@ func offCommand(o *options) *cobra.Command {
 	cmd := o.addOutput(&cobra.Command{
 		Use:   "off",
 		Short: "Opens every port to everybody.",
-		Long: `Opens every port to everybody, by removing cfwall's rules, until cfwall on. With
---for the daemon closes the ports again when the time is over.`,
-		Example: "  sudo cfwall off --for 15m\n  sudo cfwall off",
-		Args:    noArguments,
+		Long: `Opens every port to everybody, by removing cfwall's rules, until cfwall on. That
+lasts, after a reboot as well. With --for the daemon closes the ports again when
+the time is over. What other tables close stays closed.`,
+		Example: `  sudo cfwall off --for 15m     open for a while
+  sudo cfwall off               open until cfwall on`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("for") && lasting < time.Second {
 				return usage("such as: cfwall off --for 15m", "--for must be a second or more")
@@ -45,9 +47,11 @@ func offText(off daemon.Off, now time.Time) string {
 
 func onCommand(o *options) *cobra.Command {
 	return o.addOutput(&cobra.Command{
-		Use:     "on",
-		Short:   "Puts the rules in force again after off.",
-		Example: "  sudo cfwall on",
+		Use:   "on",
+		Short: "Puts the rules in force again after off.",
+		Long: `Puts the rules in force again after cfwall off, whether or not its time is over,
+reads them back and compares them.`,
+		Example: "  sudo cfwall on     close the ports",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, graveWarnings(cmd), func(s daemon.Service) error {

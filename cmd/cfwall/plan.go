@@ -18,10 +18,12 @@ func planCommand(o *options) *cobra.Command {
 	cmd := o.addOutput(&cobra.Command{
 		Use:   "plan",
 		Short: "Says what apply would change.",
-		Long: `Says what apply would change, in words and as commands of nft. It changes
-nothing. A file named with --config is planned whatever the daemon has.`,
-		Example: "  sudo cfwall plan\n  sudo cfwall plan --config new.toml",
-		Args:    noArguments,
+		Long: `Says what cfwall apply would change, in words and as commands of nft, and
+whether it would be refused. It changes nothing. A file named with --config is
+planned whatever the daemon has.`,
+		Example: `  sudo cfwall plan                       what would change?
+  sudo cfwall plan --config new.toml     and with another file?`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			planner, err := o.planner(cmd)
 			if err != nil {

@@ -15,7 +15,7 @@ func printCommand(o *options) *cobra.Command {
 		Short: "Prints the rules that the configuration means, for nft.",
 		Long: `Prints the table that the configuration file means on this host, with the list
 that is in force. It changes nothing and needs no privilege.`,
-		Example: `  cfwall print > cfwall.nft && sudo nft -c -f cfwall.nft
+		Example: `  cfwall print > cfwall.nft && sudo nft -c -f cfwall.nft     does nft take it?
   cfwall print --reference-config     every key of the configuration, explained`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -16,7 +16,7 @@ func rangesCommand(o *options) *cobra.Command {
 		Short: "Shows the list of Cloudflare's networks that is in force.",
 		Long: `Shows the list of Cloudflare's networks that is in force, where it comes from
 and how fresh it is.`,
-		Example: "  cfwall ranges\n  cfwall ranges fetch",
+		Example: "  sudo cfwall ranges           which networks, and how fresh?\n  sudo cfwall ranges fetch     is there a newer list?",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			book, err := o.book(cmd)

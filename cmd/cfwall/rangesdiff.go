@@ -25,9 +25,11 @@ type differences struct {
 
 func diffCommand(o *options) *cobra.Command {
 	return o.addOutput(&cobra.Command{
-		Use:     "diff",
-		Short:   "Shows what the last change of the list was, and what waits.",
-		Example: "  cfwall ranges diff",
+		Use:   "diff",
+		Short: "Shows what the last change of the list was, and what waits.",
+		Long: `Shows what the last change of the list has added and removed, how a list that is
+held differs from the one in force, and what is to be removed.`,
+		Example: "  sudo cfwall ranges diff     before cfwall ranges accept, or rollback",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			book, err := o.book(cmd)

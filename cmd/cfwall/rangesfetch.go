@@ -16,7 +16,7 @@ func fetchCommand(o *options) *cobra.Command {
 		Long: `Fetches the list now. What is new comes into force at once; what is missing goes
 after a second answer, an hour later or more; a change that is too large to be
 believed is held until somebody accepts it.`,
-		Example: "  sudo cfwall ranges fetch",
+		Example: "  sudo cfwall ranges fetch     now, and not when it is due",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.change(cmd, graveWarnings(cmd), func(s daemon.Service) error {

@@ -15,7 +15,7 @@ func reloadCommand(o *options) *cobra.Command {
 		Long: `Has the daemon read its configuration again, and waits for the outcome. A file
 that has errors, or that would lock SSH out, is refused and the policy in force
 stays; so is mode tunnel while no tunnel is up.`,
-		Example: "  cfwall check && sudo cfwall reload",
+		Example: "  sudo cfwall check && sudo cfwall reload     look for mistakes, then reload",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := daemon.Dial(o.paths)

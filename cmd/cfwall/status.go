@@ -21,8 +21,10 @@ func statusCommand(o *options) *cobra.Command {
 		Long: `Says whether this host is protected, from what the kernel holds now. The exit
 code is 0 if it is, 3 if it is but something needs care, 4 if it is not, as with
 audit = true. Where the config file is not the one in force, it shows the lines.`,
-		Example: "  sudo cfwall status\n  sudo cfwall status -o json | jq .verdict",
-		Args:    noArguments,
+		Example: `  sudo cfwall status                           is this host protected?
+  sudo cfwall status --watch                   again every two seconds
+  sudo cfwall status -o json | jq .verdict     for a script`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
 				return o.watchStatus(cmd)

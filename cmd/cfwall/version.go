@@ -26,9 +26,11 @@ func version() string {
 
 func versionCommand(o *options) *cobra.Command {
 	return o.addOutput(&cobra.Command{
-		Use:     "version",
-		Short:   "Prints the version.",
-		Example: "  cfwall version",
+		Use:   "version",
+		Short: "Prints the version.",
+		Long: `Prints the version of this program, by which compiler it was built, and for
+which system. A daemon that was started before may be of another version.`,
+		Example: "  cfwall version     which one is this?",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion{version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}

@@ -22,11 +22,12 @@ func whyCommand(o *options) *cobra.Command {
 entry of a list decide, from what the kernel holds now. Without a port it asks
 about port 443, or the first one that is guarded. With --to it says what becomes
 of what this host sends there.`,
-		Example: `  sudo cfwall why 203.0.113.9
-  sudo cfwall why 203.0.113.9:8443
-  sudo cfwall why 2001:db8::7 443/udp
-  sudo cfwall why [2001:db8::7]:443/udp
-  sudo cfwall why --to 198.41.192.27 7844/udp --user cloudflared`,
+		Example: `  sudo cfwall why 203.0.113.9                would this visitor get in?
+  sudo cfwall why 203.0.113.9:8443           and at another port?
+  sudo cfwall why 2001:db8::7 443/udp        by HTTP/3?
+  sudo cfwall why [2001:db8::7]:443/udp      the same
+  sudo cfwall why --to 198.51.100.9 25       may this host send mail there?
+  sudo cfwall why --to 198.41.192.27 7844/udp --user cloudflared     its tunnel?`,
 		Args: arguments(1, 2, "ADDR, and perhaps PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q, err := parseQuestion(args)
@@ -49,7 +50,7 @@ of what this host sends there.`,
 		},
 	})
 	cmd.Flags().BoolVar(&to, "to", false, "ask about what this host sends to the address")
-	cmd.Flags().StringVar(&user, "user", "", "who sends it, by name or number (default root)")
+	cmd.Flags().StringVar(&user, "user", "", "the `user` who sends it, by name or number (default root)")
 	return cmd
 }
 

@@ -20,6 +20,7 @@ run: build ## root: guard this host's web ports until stopped; the rules stay (b
 test: ## everything: units, packets through a real kernel, commands, a few seconds of fuzzing
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
+	@scripts/need man man-db
 	@scripts/neighbours
 	@scripts/test
 	@scripts/fuzz 3s
@@ -27,6 +28,7 @@ test: ## everything: units, packets through a real kernel, commands, a few secon
 race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
+	@scripts/need man man-db
 	@scripts/neighbours
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 60m ./...
 

@@ -4,7 +4,7 @@
 export CGO_ENABLED := 0
 GO      ?= go
 DESTDIR ?=
-PREFIX  ?= /usr
+PREFIX  ?= /usr/local
 FUZZ    ?= 2m
 
 help: ## list what can be made
@@ -50,13 +50,8 @@ bench: build ## time and memory against nft -f, as ratios in one run
 fuzz: ## every fuzz target for FUZZ (2m)
 	@scripts/fuzz $(FUZZ)
 
-install: build ## binary, config (never overwritten) and completions below DESTDIR
-	install -D -m 0755 bin/cfwall $(DESTDIR)$(PREFIX)/sbin/cfwall
-	[ -e $(DESTDIR)/etc/cfwall/config.toml ] || install -D -m 0644 config/reference.toml $(DESTDIR)/etc/cfwall/config.toml
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	bin/cfwall completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cfwall
-	bin/cfwall completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_cfwall
-	bin/cfwall completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cfwall.fish
+install: build ## root: install and start the service; with DESTDIR only write its files there
+	bin/cfwall install --prefix $(PREFIX) $(if $(DESTDIR),--root "$(DESTDIR)")
 
 clean: ## remove what was built
 	rm -rf bin

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 )
 
@@ -16,16 +18,20 @@ values. It works in shells that are started after it was put in place.`,
 		ValidArgs: []string{"bash", "zsh", "fish"},
 		Args:      arguments(1, 1, "the name of a shell: bash, zsh or fish"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			root, w := cmd.Root(), cmd.OutOrStdout()
-			switch args[0] {
-			case "bash":
-				return root.GenBashCompletionV2(w, true)
-			case "zsh":
-				return root.GenZshCompletion(w)
-			case "fish":
-				return root.GenFishCompletion(w, true)
-			}
-			return usage("use bash, zsh or fish", "there is no completion for %q", args[0])
+			return writeCompletion(cmd.Root(), cmd.OutOrStdout(), args[0])
 		},
 	}
+}
+
+// writeCompletion writes what completes the commands in a shell.
+func writeCompletion(root *cobra.Command, w io.Writer, shell string) error {
+	switch shell {
+	case "bash":
+		return root.GenBashCompletionV2(w, true)
+	case "zsh":
+		return root.GenZshCompletion(w)
+	case "fish":
+		return root.GenFishCompletion(w, true)
+	}
+	return usage("use bash, zsh or fish", "there is no completion for %q", shell)
 }

@@ -93,11 +93,15 @@ func (o *output) Set(s string) error {
 // addOutput gives -o to a command that prints data.
 func (o *options) addOutput(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().VarP(&o.output, "output", "o", "text or json")
-	complete := cobra.FixedCompletions([]string{string(textOutput), string(jsonOutput)}, cobra.ShellCompDirectiveNoFileComp)
-	if err := cmd.RegisterFlagCompletionFunc("output", complete); err != nil {
+	complete(cmd, "output", []string{string(textOutput), string(jsonOutput)}, cobra.ShellCompDirectiveNoFileComp)
+	return cmd
+}
+
+// complete says what a shell offers as the value of a flag.
+func complete(cmd *cobra.Command, flag string, values []string, directive cobra.ShellCompDirective) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, directive)); err != nil {
 		panic(err) // there is no such flag
 	}
-	return cmd
 }
 
 // show prints data, at once, so that what cannot be written is an error.

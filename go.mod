@@ -4,8 +4,10 @@ go 1.26.0
 
 // Each direct dependency is a decision; its reason stands beside it.
 require (
-	github.com/coreos/go-systemd/v22 v22.7.0 // sd_notify, watchdog interval and the native journal protocol
+	// sd_notify, watchdog interval, the native journal protocol, and systemd over D-Bus for install
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/fsnotify/fsnotify v1.10.1 // inotify: the host's DNS servers are followed without polling
+	github.com/godbus/dbus/v5 v5.2.4 // D-Bus, by which go-systemd speaks: the types of its errors and properties
 	// The tag v0.3.0 loses elements silently above 1,638 prefixes and commits half-built batches; this
 	// commit encodes expressions and set metadata correctly. Only its encoders are used: its readers
 	// ignore interrupted dumps.

@@ -110,7 +110,7 @@ func Writer(p Paths, version, command string, log *slog.Logger) (_ Service, rele
 	e.table = table
 	e.LoadState()
 	e.settle(context.Background())
-	if err := e.heldElsewhere(context.Background()); err != nil {
+	if err := e.HeldElsewhere(context.Background()); err != nil {
 		release()
 		return nil, nil, err
 	}

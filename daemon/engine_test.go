@@ -214,6 +214,25 @@ func TestStateSurvivesARestart(t *testing.T) {
 	}
 }
 
+func TestOffEndsWithTheService(t *testing.T) {
+	e, _, _ := newTestEngine(t)
+	e.LoadConfigOrFallback()
+	if _, err := e.Off(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // forgotten is forgotten
+		if err := ForgetOff(e.paths); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, _, _ := newTestEngine(t)
+	again.paths = e.paths
+	again.LoadState()
+	if again.state.isOff(e.clock()) {
+		t.Error("a new service begins switched off")
+	}
+}
+
 func TestAllowRefusesNonsense(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	for name, test := range map[string]struct {

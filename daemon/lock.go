@@ -72,6 +72,20 @@ func writeHolder(f *os.File, who string) error {
 	return err
 }
 
+// Holder names who changes the table and the state now, such as "cfwall run (pid
+// 812, cfwall.service)". It is "" where nobody does for more than moments.
+func Holder(p Paths) string {
+	f, err := os.OpenFile(p.lock(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() // which also gives up the lock
+	if err := lockFile(f); !errors.Is(err, unix.EWOULDBLOCK) {
+		return ""
+	}
+	return readHolder(f)
+}
+
 func readHolder(f io.ReaderAt) string {
 	b, _ := io.ReadAll(io.NewSectionReader(f, 0, 200))
 	if holder := strings.TrimSpace(string(b)); holder != "" {

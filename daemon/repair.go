@@ -142,10 +142,10 @@ func (e *Engine) leaveFamily(ctx context.Context, family firewall.Family) {
 	e.family = family
 }
 
-// heldElsewhere refuses to begin while another process holds the table, a daemon
+// HeldElsewhere refuses to begin while another process holds the table, a daemon
 // whose runtime directory was removed, say. What a command writes down and cannot
 // do, such as to open every port, the next start would do.
-func (e *Engine) heldElsewhere(ctx context.Context) error {
+func (e *Engine) HeldElsewhere(ctx context.Context) error {
 	host, err := e.host()
 	if err != nil {
 		return nil // the pass says what is wrong

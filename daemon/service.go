@@ -10,6 +10,7 @@ import (
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
@@ -317,6 +318,10 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	}
 	return off.at(now), err
 }
+
+// ForgetOff is for when the service is gone that was switched off: a new one
+// begins with the rules in force.
+func ForgetOff(p Paths) error { return durable.Remove(durable.OS{}, p.off()) }
 
 func untilText(o Off) string {
 	if o.Until.IsZero() {

@@ -17,6 +17,8 @@ import (
 
 // A Unit is a unit file merged with its drop-ins.
 type Unit struct {
+	// File is the unit file itself, without its drop-ins and where links lead.
+	File string
 	// Masked is true of a unit that systemd refuses to start.
 	Masked bool
 	values map[setting][]string
@@ -39,6 +41,7 @@ func ReadUnit(root, name string) (Unit, error) {
 	if err != nil {
 		return u, fmt.Errorf("looking for the unit %q: %w", name, err)
 	}
+	u.File = file
 	if u.Masked = masked(root, file); u.Masked {
 		return u, nil
 	}

@@ -1,35 +1,169 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
 	"github.com/spf13/cobra"
+
+	"github.com/cfwall/cfwall/daemon"
 )
 
-func installCommand(*options) *cobra.Command {
+func installCommand(o *options) *cobra.Command {
 	var root, prefix string
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "install",
-		Short: "Puts the files of a service in place.",
-		Long: `Writes this program, a unit of systemd, the manuals and the rest below a
-directory, for whoever makes packages. A config that is there stays as it is.`,
-		Example: "  cfwall install --root pkg --prefix /usr     for whoever makes packages",
-		Args:    noArguments,
+		Short: "Makes cfwall a service of this host, and starts it.",
+		Long: `Makes cfwall a service of systemd that starts at every boot, before the network,
+and runs as a user of its own. It checks the configuration, shows what will be
+in force and what will be written, and asks. Where cfwall is a service already,
+it puts this version in its place, without a gap.
+
+A configuration file that is there stays as it is. Everything else is written to
+` + localPrefix + `: this program, the unit, manuals and shell completions.
+With --root it only writes the files, for whoever makes packages.`,
+		Example: `  sudo cfwall install                         see what it will do, and say yes
+  sudo cfwall install --yes                   for scripts: it does not ask
+  cfwall install --root pkg --prefix /usr     only the files, below pkg`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if prefix != packagePrefix && prefix != localPrefix {
-				return usage("use "+localPrefix+", or "+packagePrefix+" for packages", "systemd does not look for units below %q", prefix)
-			}
-			if root == "" {
-				return usage("such as: cfwall install --root pkg --prefix /usr", "--root is missing")
+			if err := checkPrefix(prefix, root); err != nil {
+				return err
 			}
 			files, err := layout(cmd.Root(), prefix)
 			if err != nil {
 				return err
 			}
-			return writeFiles(root, files)
+			if root != "" {
+				return writeFiles(root, files)
+			}
+			return o.install(cmd, files, yes)
 		},
 	}
+	addYes(cmd, &yes)
 	cmd.Flags().StringVar(&root, "root", "", "only write the files, below this `directory`")
-	cmd.Flags().StringVar(&prefix, "prefix", localPrefix, "`directory` of the program: "+localPrefix+" or "+packagePrefix)
+	cmd.Flags().StringVar(&prefix, "prefix", localPrefix, "`directory` of the program; with --root also "+packagePrefix)
 	complete(cmd, "root", nil, cobra.ShellCompDirectiveFilterDirs)
 	complete(cmd, "prefix", []string{localPrefix, packagePrefix}, cobra.ShellCompDirectiveNoFileComp)
 	return cmd
+}
+
+// checkPrefix leaves /usr to packages, and refuses what systemd would not find.
+func checkPrefix(prefix, root string) error {
+	switch {
+	case prefix == localPrefix, prefix == packagePrefix && root != "":
+		return nil
+	case prefix == packagePrefix:
+		return usage("leave --prefix out, or give a --root", "%s belongs to the package manager", prefix)
+	}
+	return usage("use "+localPrefix+", or "+packagePrefix+" for packages", "systemd does not look for units below %q", prefix)
+}
+
+func (o *options) install(cmd *cobra.Command, files []file, yes bool) error {
+	if err := cmp.Or(ownPaths(cmd), o.obstacle(cmd.Context()), inTheWay("", files), canAsk(cmd, yes)); err != nil {
+		return err
+	}
+	runs := daemon.Holder(o.paths) != ""
+	if err := o.preview(cmd, runs); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", installText(files, runs))
+	if err := consent(cmd, yes, "Install and start?"); err != nil {
+		return err
+	}
+	err := withSystemd(cmd, func(ctx context.Context, s services) error {
+		return place(ctx, s, "", files, cmd.ErrOrStderr())
+	})
+	if err != nil {
+		return err
+	}
+	return o.showVerdict(cmd)
+}
+
+// preview shows what will be in force, and refuses what apply would refuse.
+func (o *options) preview(cmd *cobra.Command, runs bool) error {
+	if err := o.check(cmd, false); err != nil {
+		return err
+	}
+	service, err := o.reader(slog.DiscardHandler)
+	if err != nil {
+		return err
+	}
+	p, err := service.Plan(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
+	switch {
+	case err != nil && runs: // it may be why a new version is wanted
+		say(cmd, "warning: what will change is not known: %v", err)
+		return nil
+	case err != nil:
+		return err
+	case p.Refused != "":
+		return refusal(p.Hint, "%s", p.Refused)
+	}
+	return o.showPlan(cmd, p, planWords(p))
+}
+
+// installText lists what an installation does.
+func installText(files []file, runs bool) string {
+	var f fields
+	isKept := func(one file) bool { return one.theirs && exists(one.path) }
+	addFiles(&f, "write", slices.DeleteFunc(slices.Clone(files), isKept))
+	for _, one := range files {
+		if isKept(one) {
+			f.add("keep", "%s, as it is", one.path)
+		}
+	}
+	f.add("make", "the system user cfwall, unless it is there")
+	if runs {
+		f.add("restart", "%s, with the rules in force all the time", unitName)
+	} else {
+		f.add("start", "%s, now and at every boot", unitName)
+	}
+	return "this will\n" + f.b.String()
+}
+
+// addFiles lists files. Those that nothing depends on are only counted.
+func addFiles(f *fields, verb string, files []file) {
+	shared, share := 0, filepath.Join(localPrefix, "share")
+	for _, one := range files {
+		if strings.HasPrefix(one.path, share) {
+			shared++
+		} else {
+			f.add(verb, "%s", one.path)
+		}
+	}
+	if shared > 0 {
+		f.add(verb, "%s below %s: manuals and shell completions", plural(shared, "file"), share)
+	}
+}
+
+// firstFetch is how long to wait for the first list, without which a host is
+// protected all the same.
+const firstFetch = 5 * time.Second
+
+// showVerdict says whether the host is protected now, and what next.
+func (o *options) showVerdict(cmd *cobra.Command) error {
+	client, err := daemon.Dial(o.paths)
+	if err != nil {
+		return err
+	}
+	var s daemon.Status
+	for late := time.Now().Add(firstFetch); ; time.Sleep(200 * time.Millisecond) {
+		if s, err = client.Status(cmd.Context()); err != nil {
+			return err
+		}
+		if !s.Ranges.CheckedAt.IsZero() || s.Ranges.LastError != "" || time.Now().After(late) {
+			break
+		}
+	}
+	w := cmd.OutOrStdout()
+	_, err = fmt.Fprintf(w, "installed: %s runs, and starts at every boot\n%s   mode %s\n%snext: cfwall status; edit %s, then: cfwall check, cfwall reload\n",
+		unitName, headline(w, s), s.Mode, problemsText(s.Problems), o.paths.Config)
+	return err
 }

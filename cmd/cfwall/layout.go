@@ -32,6 +32,7 @@ const (
 	programPath = "sbin/cfwall"
 	unitPath    = "lib/systemd/system/cfwall.service"
 	userPath    = "lib/sysusers.d/cfwall.conf"
+	statePath   = "lib/tmpfiles.d/cfwall.conf"
 	manualPath  = "share/man"
 )
 
@@ -63,6 +64,7 @@ func layout(root *cobra.Command, prefix string) ([]file, error) {
 		{path: below(programPath), content: program, mode: 0o755},
 		{path: daemon.DefaultPaths.Config, content: []byte(config.Reference), mode: 0o644, theirs: true},
 		{path: below(userPath), content: []byte(systemd.SystemUser), mode: 0o644},
+		{path: below(statePath), content: []byte(systemd.StateDirectory), mode: 0o644},
 		{path: below(unitPath), content: []byte(unitFor(prefix)), mode: 0o644},
 		// The catalog of the journal comes here, and its path above.
 	}
@@ -78,10 +80,17 @@ func unitFor(prefix string) string {
 	return strings.ReplaceAll(systemd.ServiceUnit, filepath.Join(packagePrefix, programPath), filepath.Join(prefix, programPath))
 }
 
-// documentation is what is made from the commands: what completes them in three
-// shells. The manual pages come here, too, below manualPath.
+// documentation is what is made from the commands: manual pages, and what
+// completes them in three shells.
 func documentation(root *cobra.Command) (map[string][]byte, error) {
 	texts := make(map[string][]byte)
+	pages, err := manuals(root)
+	if err != nil {
+		return nil, err
+	}
+	for page, text := range pages {
+		texts[filepath.Join(manualPath, page)] = []byte(text)
+	}
 	for shell, path := range completionPaths {
 		var b bytes.Buffer
 		if err := writeCompletion(root, &b, shell); err != nil {

@@ -48,7 +48,7 @@ Cloudflare Tunnel to everybody. cfwall run does it, for as long as it runs.`,
 	root.AddGroup(&cobra.Group{ID: asking, Title: "asking:"}, &cobra.Group{ID: changing, Title: "changing:"}, &cobra.Group{ID: other, Title: "other:"})
 	addTo(root, asking, statusCommand(o), whyCommand(o), rangesCommand(o), checkCommand(o), planCommand(o), printCommand(o))
 	addTo(root, changing, applyCommand(o), confirmCommand(o), reloadCommand(o), allowCommand(o), offCommand(o), onCommand(o))
-	addTo(root, other, runCommand(o), installCommand(o), versionCommand(o), completionCommand())
+	addTo(root, other, runCommand(o), installCommand(o), uninstallCommand(o), versionCommand(o), completionCommand())
 	return root
 }
 
@@ -89,6 +89,11 @@ func report(w io.Writer, err error) int {
 // say writes a line for people beside the data.
 func say(cmd *cobra.Command, format string, args ...any) {
 	fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
+}
+
+// refusal is the error of a command that this host, as it is, does not allow.
+func refusal(hint, format string, args ...any) error {
+	return &daemon.Refusal{Err: fmt.Errorf(format, args...), Hint: hint, Exit: daemon.ExitError}
 }
 
 // usage is the error of a command that was called in a way that it cannot be.

@@ -33,13 +33,9 @@ planned whatever the daemon has.`,
 			if err != nil {
 				return err
 			}
-			if p.Off {
-				say(cmd, "warning: cfwall is switched off, every port is open; to switch it on: cfwall on")
-			}
-			if err := o.show(cmd, p, planText(p)); err != nil {
+			if err := o.showPlan(cmd, p, planText(p)); err != nil {
 				return err
 			}
-			warnOfAudit(cmd, p.Audit)
 			if p.Refused != "" {
 				say(cmd, "warning: apply would refuse this: %s", p.Refused)
 				say(cmd, "hint: %s", p.Hint)
@@ -61,8 +57,28 @@ func (o *options) planner(cmd *cobra.Command) (daemon.Service, error) {
 	return o.reader(slog.DiscardHandler)
 }
 
+func (o *options) showPlan(cmd *cobra.Command, p daemon.PlanReport, text string) error {
+	if p.Off {
+		say(cmd, "warning: cfwall is switched off, every port is open; to switch it on: cfwall on")
+	}
+	if err := o.show(cmd, p, text); err != nil {
+		return err
+	}
+	warnOfAudit(cmd, p.Audit)
+	return nil
+}
+
 // planText says what the plan means, what it does, and how.
 func planText(p daemon.PlanReport) string {
+	text := planWords(p)
+	if !p.Empty {
+		text += "\nas commands of nft:\n" + p.Script
+	}
+	return text
+}
+
+// planWords says what the plan means, and what it does.
+func planWords(p daemon.PlanReport) string {
 	switch {
 	case p.Empty && p.Off:
 		return "nothing to do: cfwall is switched off, and no rules are in force\n"
@@ -77,7 +93,7 @@ func planText(p daemon.PlanReport) string {
 	if b.Len() > 0 {
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(&b, "%s:\n%s\nas commands of nft:\n%s", plural(len(p.Changes), "change"), changesText(p.Changes), p.Script)
+	fmt.Fprintf(&b, "%s:\n%s", plural(len(p.Changes), "change"), changesText(p.Changes))
 	return b.String()
 }
 

@@ -110,7 +110,7 @@ func (s *script) interrupt(ts *testscript.TestScript, _ bool, args []string) {
 
 // press types what no text of a script can hold.
 func (s *script) press(ts *testscript.TestScript, _ bool, args []string) {
-	keys := map[string]byte{"Ctrl-S": 19, "Ctrl-Z": 26, "Enter": '\r'}
+	keys := map[string]byte{"Ctrl-S": 19, "Ctrl-Z": 26, "Enter": '\r', "y": 'y', "n": 'n'}
 	for _, key := range args[1:] {
 		_, err := s.terminals[args[0]].keyboard.Write([]byte{keys[key]})
 		ts.Check(err)

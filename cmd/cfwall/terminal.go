@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isTerminal reports whether people look at what is written to w.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// isTerminal reports whether people look at what is written to a stream, or
+// type what is read from it.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

@@ -31,7 +31,7 @@ func limit(l net.Listener, most func(uid int) (string, int)) *limited {
 
 // controlLimit bounds the connections of the control socket by who it is.
 func controlLimit(uid int) (string, int) {
-	if may(uid, mayWrite) {
+	if writing(nil).admits(uid) {
 		return "root", mostOfRoot
 	}
 	return "readers", mostOfReaders
@@ -74,7 +74,7 @@ func (c *limited) leaves(kind string) {
 // A member is a connection that counts until it is closed.
 type member struct {
 	net.Conn
-	uid   int // of the user at the other end, -1: not known
+	uid   int // of the user at the other end
 	leave func()
 }
 
@@ -83,9 +83,9 @@ func (m *member) Close() error {
 	return m.Conn.Close()
 }
 
-// peerOfSocket is the user at the other end (SO_PEERCRED, unix(7)), or -1.
+// peerOfSocket is the user at the other end (SO_PEERCRED, unix(7)).
 func peerOfSocket(c net.Conn) int {
-	uid := -1
+	uid := unknown
 	local, ok := c.(*net.UnixConn)
 	if !ok {
 		return uid

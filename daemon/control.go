@@ -22,19 +22,32 @@ import (
 	"github.com/cfwall/cfwall/sshd"
 )
 
-// permission says who may use a verb of the control socket. Whoever can
-// connect may read: the socket's mode admits root and the group cfwall.
-type permission int
+// A verb is one request of the control socket, POST /v1/NAME. It is a reading or
+// a writing: there is no third kind, so none is without a permission.
+type verb interface {
+	admits(uid int) bool
+	serve(ctx context.Context, d *Daemon, request []byte) (any, error)
+}
 
-const (
-	mayRead permission = iota + 1
-	mayWrite
+type (
+	serveFunc = func(ctx context.Context, d *Daemon, request []byte) (any, error)
+	reading   serveFunc
+	writing   serveFunc
 )
 
-// A verb is one request of the control socket, POST /v1/NAME.
-type verb struct {
-	permission permission
-	serve      func(ctx context.Context, d *Daemon, request []byte) (any, error)
+// Whoever can connect may read: the socket's mode admits root, the daemon's user
+// and the group cfwall.
+func (reading) admits(uid int) bool { return uid != unknown }
+
+// Root and the daemon's user may write.
+func (writing) admits(uid int) bool { return uid == 0 || uid == os.Geteuid() }
+
+func (r reading) serve(ctx context.Context, d *Daemon, request []byte) (any, error) {
+	return r(ctx, d, request)
+}
+
+func (w writing) serve(ctx context.Context, d *Daemon, request []byte) (any, error) {
+	return w(ctx, d, request)
 }
 
 // Requests of verbs that take arguments.
@@ -55,68 +68,76 @@ type (
 	nothing struct{}
 )
 
-// verbs is the whole protocol. Each names its permission.
+// verbs is the whole protocol.
 var verbs = map[string]verb{
-	"status": {mayRead, statusVerb},
-	"config": inLoop(mayRead, func(_ context.Context, d *Daemon, _ nothing) (InForce, error) {
+	"status": reading(statusVerb),
+	"config": ask(func(_ context.Context, d *Daemon, _ nothing) (InForce, error) {
 		return InForce{string(d.engine.inForce)}, nil
 	}),
-	"plan": inLoop(mayRead, func(ctx context.Context, d *Daemon, o Order) (PlanReport, error) { return d.engine.Plan(ctx, o) }),
-	"why":  inLoop(mayRead, func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
-	"ranges": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Book, error) {
+	"plan": ask(func(ctx context.Context, d *Daemon, o Order) (PlanReport, error) { return d.engine.Plan(ctx, o) }),
+	"why":  ask(func(ctx context.Context, d *Daemon, q Question) (Explanation, error) { return d.engine.Why(ctx, q) }),
+	"ranges": ask(func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Book, error) {
 		return d.engine.Ranges(ctx)
 	}),
-	"allowed": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) ([]firewall.Temporary, error) {
+	"allowed": ask(func(ctx context.Context, d *Daemon, _ nothing) ([]firewall.Temporary, error) {
 		return d.engine.Allowed(ctx)
 	}),
-	"trial": inLoop(mayRead, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) { return d.engine.Trial(ctx) }),
-	"confirm": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r confirmRequest) (Kept, error) {
+	"trial": ask(func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) { return d.engine.Trial(ctx) }),
+	"confirm": change(func(ctx context.Context, d *Daemon, r confirmRequest) (Kept, error) {
 		return d.engine.Confirm(ctx, r.Session)
 	}),
-	"go-back": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) {
+	"go-back": change(func(ctx context.Context, d *Daemon, _ nothing) (Trial, error) {
 		return d.goBack(ctx)
 	}),
-	"apply":        inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.apply(ctx, o) }),
-	"reload":       inLoop(mayWrite, func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.reload(ctx, o) }),
-	"ranges-fetch": {mayWrite, fetchVerb},
-	"ranges-accept": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
+	"apply":        change(func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.apply(ctx, o) }),
+	"reload":       change(func(ctx context.Context, d *Daemon, o Order) (Report, error) { return d.reload(ctx, o) }),
+	"ranges-fetch": writing(fetchVerb),
+	"ranges-accept": change(func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
 		return d.engine.AcceptRanges(ctx)
 	}),
-	"ranges-rollback": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
+	"ranges-rollback": change(func(ctx context.Context, d *Daemon, _ nothing) (ipranges.Outcome, error) {
 		return d.engine.RollbackRanges(ctx)
 	}),
-	"allow": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r allowRequest) (firewall.Temporary, error) {
+	"allow": change(func(ctx context.Context, d *Daemon, r allowRequest) (firewall.Temporary, error) {
 		return d.engine.Allow(ctx, r.Network, r.Lasting)
 	}),
-	"disallow": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r disallowRequest) (nothing, error) {
+	"disallow": change(func(ctx context.Context, d *Daemon, r disallowRequest) (nothing, error) {
 		return nothing{}, d.engine.Disallow(ctx, r.Network)
 	}),
-	"off": inLoop(mayWrite, func(ctx context.Context, d *Daemon, r offRequest) (Off, error) {
+	"off": change(func(ctx context.Context, d *Daemon, r offRequest) (Off, error) {
 		return d.engine.Off(ctx, r.Lasting)
 	}),
-	"on": inLoop(mayWrite, func(ctx context.Context, d *Daemon, _ nothing) (Report, error) { return d.engine.On(ctx) }),
+	"on": change(func(ctx context.Context, d *Daemon, _ nothing) (Report, error) { return d.engine.On(ctx) }),
 }
 
-// inLoop makes a verb of a function that the loop runs.
-func inLoop[In, Out any](p permission, f func(context.Context, *Daemon, In) (Out, error)) verb {
-	return verb{p, func(ctx context.Context, d *Daemon, request []byte) (any, error) {
+// ask makes a verb of a question that the loop answers.
+func ask[In, Out any](f func(context.Context, *Daemon, In) (Out, error)) reading {
+	return inLoop(f)
+}
+
+// change makes a verb of a change that the loop carries out. It learns when the
+// next pass is due, and mends what went wrong.
+func change[In, Out any](f func(context.Context, *Daemon, In) (Out, error)) writing {
+	return inLoop(func(ctx context.Context, d *Daemon, in In) (Out, error) {
+		out, err := f(ctx, d, in)
+		d.passAt = time.Now()
+		return out, err
+	})
+}
+
+func inLoop[In, Out any](f func(context.Context, *Daemon, In) (Out, error)) serveFunc {
+	return func(ctx context.Context, d *Daemon, request []byte) (any, error) {
 		var in In
 		if err := json.Unmarshal(request, &in); err != nil {
 			return nil, refuse(ExitUsage, "use the cfwall of the daemon's version", "reading the request: %w", err)
 		}
 		var out Out
 		var err error
-		errLoop := d.do(ctx, func(ctx context.Context) {
-			out, err = f(ctx, d, in)
-			if p == mayWrite {
-				d.passAt = time.Now() // it learns when the next one is due, and mends what went wrong
-			}
-		})
-		if errLoop != nil {
+		if errLoop := d.do(ctx, func(ctx context.Context) { out, err = f(ctx, d, in) }); errLoop != nil {
 			return nil, errLoop
 		}
 		return out, err
-	}}
+	}
 }
 
 // statusVerb looks at the tunnel outside of the loop, which other programs must
@@ -258,18 +279,15 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, c.(*member).uid)
 }
 
-// peer is the user at the other end, -1 if that is not known.
+// unknown is a user whom the kernel does not name.
+const unknown = -1
+
+// peer is the user at the other end.
 func peer(ctx context.Context) int {
 	if uid, ok := ctx.Value(peerKey{}).(int); ok {
 		return uid
 	}
-	return -1
-}
-
-// may reports whether a user has a permission: writing is for root and for the
-// user that the daemon runs as.
-func may(uid int, p permission) bool {
-	return uid >= 0 && (p == mayRead || p == mayWrite && (uid == 0 || uid == os.Getuid()))
+	return unknown
 }
 
 // maxRequest bounds a request in bytes.
@@ -279,7 +297,7 @@ func (d *Daemon) handler() http.Handler {
 	mux := http.NewServeMux()
 	for name, v := range verbs {
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
-			if !may(peer(r.Context()), v.permission) {
+			if !v.admits(peer(r.Context())) {
 				answer(w, nil, refuse(ExitError, "run it as root: sudo cfwall ...", "only root may do that"))
 				return
 			}

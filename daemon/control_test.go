@@ -1,11 +1,9 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strings"
@@ -14,50 +12,6 @@ import (
 
 	"github.com/cfwall/cfwall/ipranges"
 )
-
-// Every verb and every kind of user: nobody but root and the daemon's own user
-// changes anything. A verb without a permission admits nobody.
-func TestPermissions(t *testing.T) {
-	writes := map[string]bool{
-		"apply": true, "reload": true, "ranges-fetch": true, "ranges-accept": true, "ranges-rollback": true,
-		"allow": true, "disallow": true, "off": true, "on": true, "confirm": true, "go-back": true,
-	}
-	for name, v := range verbs {
-		for uid, admitted := range map[int]bool{0: true, os.Getuid(): true, 4242: !writes[name], -1: false} {
-			ctx := context.WithValue(t.Context(), peerKey{}, uid)
-			if got := may(peer(ctx), v.permission); got != admitted {
-				t.Errorf("%s by uid %d: admitted %v, want %v", name, uid, got, admitted)
-			}
-		}
-		if may(peer(t.Context()), v.permission) {
-			t.Errorf("%s: a connection without credentials is admitted", name)
-		}
-	}
-	if may(0, 0) {
-		t.Error("a verb without a permission admits root")
-	}
-}
-
-// A refused write does not reach the verb.
-func TestRefusedWriteChangesNothing(t *testing.T) {
-	engine, table, _ := newTestEngine(t)
-	d := &Daemon{engine: engine} // without a loop, a verb that ran would hang
-	for name, v := range verbs {
-		if v.permission != mayWrite {
-			continue
-		}
-		r := httptest.NewRequest("POST", "/v1/"+name, strings.NewReader("{}"))
-		r = r.WithContext(context.WithValue(t.Context(), peerKey{}, 4242))
-		w := httptest.NewRecorder()
-		d.handler().ServeHTTP(w, r)
-		if w.Code == 200 || !strings.Contains(w.Body.String(), "only root") {
-			t.Errorf("%s: %d %s", name, w.Code, w.Body)
-		}
-	}
-	if table.applied != 0 {
-		t.Error("the table was changed")
-	}
-}
 
 // serveTest runs the loop and the control socket of a daemon in memory.
 func serveTest(t *testing.T) (*Client, *Daemon, *fakeTable, *fakeFetcher) {
@@ -162,25 +116,6 @@ func TestNoDaemon(t *testing.T) {
 	if _, err := Dial(engine.paths); !errors.Is(err, ErrNoDaemon) {
 		t.Errorf("with a stale file: %v", err)
 	}
-}
-
-// Whatever a stranger sends to a verb that writes, it is not carried out.
-func FuzzControl(f *testing.F) {
-	f.Add([]byte("{}"))
-	f.Add([]byte(`{"network":"0.0.0.0/0","lasting":1}`))
-	f.Fuzz(func(t *testing.T, request []byte) {
-		for name, v := range verbs {
-			if v.permission != mayWrite {
-				continue
-			}
-			r := httptest.NewRequest("POST", "/v1/"+name, bytes.NewReader(request))
-			w := httptest.NewRecorder()
-			(&Daemon{}).handler().ServeHTTP(w, r.WithContext(context.WithValue(t.Context(), peerKey{}, 4242)))
-			if w.Code == 200 {
-				t.Errorf("%s was carried out for a stranger", name)
-			}
-		}
-	})
 }
 
 // Somebody removes the control socket, or the directory with it: a minute later the

@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	if dir, ok := os.LookupEnv(daemonStandIn); ok {
 		playDaemon(dir)
 	}
+	if dir, ok := os.LookupEnv(callerStandIn); ok {
+		playCaller(dir)
+	}
 	if dir, ok := os.LookupEnv(churnStandIn); ok {
 		playChurn(dir)
 	}

@@ -37,7 +37,10 @@ func (p *Program) Fatalf(format string, args ...any) {
 // before the cleanup or not at all.
 func (h *Host) Start(cmd *exec.Cmd) {
 	h.t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	var err error
 	h.Do(func() { err = cmd.Start() })
 	h.check(err, "starting %s", cmd.Path)

@@ -1,6 +1,8 @@
 # cfwall: `make run` enforces on this host, `make test` proves it works.
 .PHONY: help build run test race lint demo bench fuzz soak install clean
 
+.DEFAULT_GOAL := build
+
 export CGO_ENABLED := 0
 GO      ?= go
 DESTDIR ?=
@@ -50,7 +52,8 @@ bench: build ## time and memory against nft -f, as ratios in one run
 fuzz: ## every fuzz target for FUZZ (2m)
 	@scripts/fuzz $(FUZZ)
 
-install: build ## root: install and start the service; with DESTDIR only write its files there
+install: ## root, after make: install and start the service; with DESTDIR only write its files there
+	@[ -x bin/cfwall ] || { echo 'there is no bin/cfwall yet: make && sudo make install' >&2; exit 1; }
 	bin/cfwall install --prefix $(PREFIX) $(if $(DESTDIR),--root "$(DESTDIR)")
 
 clean: ## remove what was built

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -386,6 +387,8 @@ func TestStateThatIsMountedLater(t *testing.T) {
 	e.paths.State = filepath.Join(above, "lib", "cfwall")
 	must(t, os.WriteFile(filepath.Join(above, "lib"), nil, 0o600)) // nobody can make a directory below it, root neither
 	e.LoadState()
+	log := &bytes.Buffer{}
+	e.log = slog.New(slog.NewTextHandler(log, nil))
 	if e.makeState() {
 		t.Fatal("it was made")
 	}
@@ -397,6 +400,9 @@ func TestStateThatIsMountedLater(t *testing.T) {
 	}
 	if e.catchUp() {
 		t.Error("it caught up with nothing")
+	}
+	if n := strings.Count(log.String(), "there is no state directory"); n != 1 {
+		t.Errorf("the log says %d times that there is none", n)
 	}
 	must(t, os.Remove(filepath.Join(above, "lib")), os.MkdirAll(e.paths.State, 0o750))
 	plant(t, e.paths)

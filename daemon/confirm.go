@@ -9,6 +9,7 @@ import (
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/sshd"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // The bounds of a trial: nobody logs in anew within less, and whoever needs more
@@ -46,6 +47,7 @@ func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 	if err != nil {
 		return e.giveUp(ctx, err)
 	}
+	e.logTrial("a config is in force for a trial")
 	waiting := e.trial.at(e.clock())
 	report.Forced, report.Confirm = e.state.forced, &waiting
 	return report, nil
@@ -131,7 +133,7 @@ func (e *Engine) giveUp(ctx context.Context, failed error) (Report, error) {
 func (e *Engine) goBack(ctx context.Context) (Report, error) {
 	ctx = context.WithoutCancel(ctx)
 	t, now := e.trial, e.clock()
-	e.log.Warn("the config was not confirmed: the one before it comes back", "tried_at", clockText(t.Since))
+	systemd.TrialReverted.Log(e.log, "the config was not confirmed: the one before it comes back", "tried_at", clockText(t.Since))
 	t.Reverted = now.wall.Round(0)
 	e.ending.due = false // of connections that the trial was to end; what it let in ends with it
 	e.state.forced = t.Before.Forced
@@ -162,7 +164,7 @@ func (e *Engine) stayOn() {
 func (e *Engine) switchOff(off offSwitch) {
 	e.state.off = off
 	if err := e.keep(e.paths.off(), off); err != nil {
-		e.log.Warn("whether cfwall is switched off could not be written down", "error", err)
+		systemd.StateFailed.Log(e.log, "whether cfwall is switched off could not be written down", "error", err)
 	}
 }
 
@@ -172,7 +174,7 @@ func (e *Engine) keepReverted() {
 	e.keepForced(e.state.forced)
 	e.switchOff(e.state.off)
 	if err := e.keep(e.paths.trial(), e.trial); err != nil {
-		e.log.Error("that could not be written down: a restart goes back again", "error", err)
+		systemd.StateFailed.Log(e.log, "that the config was gone back from could not be written down: a restart goes back again", "error", err)
 	}
 }
 
@@ -258,7 +260,7 @@ func (e *Engine) forgetTrial() error {
 		return nil
 	}
 	if err := e.removeTrial(); err != nil {
-		e.log.Error("the record of a trial could not be removed", "error", err)
+		systemd.StateFailed.Log(e.log, "the record of a trial could not be removed", "error", err)
 		return err
 	}
 	e.trial = nil
@@ -312,7 +314,7 @@ func (e *Engine) Confirm(ctx context.Context, own sshd.Session) (Kept, error) {
 	for closed := kept.Cut; closed > 0 && e.ending.due; kept.Cut += closed {
 		closed = e.cut(ctx)
 	}
-	e.log.Info("the config was confirmed", "tried_at", clockText(kept.Since))
+	systemd.TrialConfirmed.Log(e.log, "the config was confirmed", "tried_at", clockText(kept.Since))
 	return kept, nil
 }
 
@@ -349,7 +351,7 @@ func (d *Daemon) try(ctx context.Context, o Order) (Report, error) {
 	source, was := d.engine.config.Ranges.Source, d.engine.trial
 	report, err := d.engine.try(ctx, o, false)
 	if err != nil {
-		d.opts.Log.Error("the config was not taken over for a trial", "error", err)
+		systemd.ConfigRefused.Log(d.opts.Log, "the config was not taken over for a trial", "error", err)
 	}
 	if d.engine.trial != was {
 		d.follow(ctx, source, report, d.engine.lastErr)

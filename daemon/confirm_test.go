@@ -250,8 +250,8 @@ func TestTrialIsConfirmed(t *testing.T) {
 					t.Errorf("status %+v", s)
 				}
 				r.in(t, func(context.Context) {
-					if !strings.Contains(r.line(), "on trial") {
-						t.Errorf("systemd is told %q", r.line())
+					if _, line := r.line(); !strings.Contains(line, "on trial") {
+						t.Errorf("systemd is told %q", line)
 					}
 				})
 				time.Sleep(30 * time.Second)

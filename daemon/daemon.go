@@ -13,8 +13,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/cfwall/cfwall/config"
-	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/resolvers"
@@ -41,6 +39,7 @@ type Daemon struct {
 	tasks  chan func(context.Context)
 	rules  rulesWatch    // nil: changes by others are not seen at once
 	brake  *rate.Limiter // of repairs
+	tunnel tunnelWatch
 
 	passAt    time.Time         // when the next pass is due
 	alarm     *rate.Reservation // brings it forward after what others have done to the table; nil: none
@@ -49,6 +48,8 @@ type Daemon struct {
 	fetching  bool
 	failures  int    // passes that failed in a row
 	announced string // the status line that was last announced
+
+	noTextfile, noWatch recurrent
 
 	metricsAddress string
 	metricsServer  *http.Server
@@ -95,12 +96,13 @@ func Run(ctx context.Context, o Options) error {
 	defer d.closeControl()
 	d.listenMetrics(ctx)
 	defer d.closeMetrics()
+	systemd.Started.Log(o.Log, "started", "version", o.Version)
 	d.announce()
 	o.Notify.Ready(d.announced)
 	d.loop(ctx, hostChanged, resolversChanged)
 	d.stopTrial(ctx)
 	o.Notify.Stopping()
-	o.Log.Info("stopping; the rules stay in force")
+	systemd.Stopped.Log(o.Log, "stopping; the rules stay in force")
 	return nil
 }
 
@@ -132,7 +134,11 @@ func watchResolvers(ctx context.Context) (<-chan struct{}, error) {
 // closeWithoutLock enforces the policy once where the runtime directory cannot
 // be used: closed is safe. What keeps the rules true needs a lock.
 func (d *Daemon) closeWithoutLock(ctx context.Context, err error) error {
-	if errors.Is(err, errRunning) || d.start(ctx) != nil || d.engine.lastErr != nil {
+	if errors.Is(err, errRunning) {
+		return err
+	}
+	if d.start(ctx) != nil || d.engine.lastErr != nil {
+		d.announce()
 		return err
 	}
 	d.opts.Log.Error("the rules are in force as they are now, but nothing keeps them true", "error", err)
@@ -144,6 +150,7 @@ func (d *Daemon) closeWithoutLock(ctx context.Context, err error) error {
 func (d *Daemon) start(ctx context.Context) error {
 	d.engine.LoadState()
 	d.engine.makeState()
+	d.engine.recallTrial()
 	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)
 	d.pass(ctx)
@@ -260,16 +267,14 @@ func (d *Daemon) pass(ctx context.Context) {
 	wasOff := !d.engine.state.off.Since.IsZero() && !d.engine.state.isOff(d.engine.clock())
 	if wasOff {
 		d.opts.Log.Info("the time of `cfwall off` is over")
-		d.engine.state.off = offSwitch{}
-		if err := d.engine.keep(d.engine.paths.off(), offSwitch{}); err != nil {
-			d.opts.Log.Warn("that could not be written down", "error", err)
-		}
+		d.engine.switchOff(offSwitch{})
 	}
 	d.watchRules(ctx)
 	d.listenAgain(ctx)
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
 	d.writeTextfile(ctx)
+	d.watchTunnel(ctx)
 }
 
 // passed logs what a pass did, feeds the watchdog with it and says when the next
@@ -281,7 +286,7 @@ func (d *Daemon) passed(r Report, err error) {
 	if err != nil {
 		d.failures++
 		wait = min(time.Second<<min(d.failures-1, 6), longestRetry)
-		d.opts.Log.Error("the policy could not be enforced", "error", err, "failures", d.failures, "retry_in", wait)
+		d.opts.Log.Info("the policy could not be enforced; trying again", "failures", d.failures, "retry_in", wait)
 	} else {
 		d.failures = 0
 	}
@@ -321,7 +326,6 @@ func brief(changes []string) string {
 func (d *Daemon) reload(ctx context.Context, o Order) (Report, error) {
 	d.opts.Notify.Reloading()
 	report, err := d.apply(ctx, o)
-	d.announced = ""
 	d.announce()
 	d.opts.Notify.Ready(d.announced)
 	return report, err
@@ -332,18 +336,21 @@ func (d *Daemon) apply(ctx context.Context, o Order) (Report, error) {
 		return d.try(ctx, o)
 	}
 	if err := d.engine.waits(); err != nil {
-		d.opts.Log.Error("the config was not taken over", "error", err)
+		systemd.ConfigRefused.Log(d.opts.Log, "the config was not taken over", "error", err)
 		return Report{}, err
 	}
 	source := d.engine.config.Ranges.Source
 	if err := d.engine.LoadConfig(ctx, o); err != nil {
-		d.opts.Log.Error("the config was not taken over, the policy stays", "error", err)
+		systemd.ConfigRefused.Log(d.opts.Log, "the config was not taken over, the policy stays", "error", err)
 		d.engine.configProblems = []Problem{{"config-refused", Degraded,
 			"the config file is refused, and the policy stays as it was: " + firstLine(err), "cfwall check says more; then: cfwall reload"}}
 		return Report{}, err
 	}
 	report, err := d.engine.Pass(ctx)
 	report.Forced = d.engine.state.forced
+	if err == nil {
+		systemd.ConfigLoaded.Log(d.opts.Log, "the config was taken over", "file", d.engine.paths.Config)
+	}
 	d.follow(ctx, source, report, err)
 	return report, err
 }
@@ -387,60 +394,4 @@ func (d *Daemon) do(ctx context.Context, task func(context.Context)) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// announce tells systemd in one line how things are, when that has changed.
-func (d *Daemon) announce() {
-	if line := d.line(); line != d.announced {
-		d.announced = line
-		d.opts.Notify.Status(line)
-		level := slog.LevelInfo
-		if d.engine.config.Policy.Audit {
-			level = slog.LevelWarn // a log that is kept quiet says this too
-		}
-		d.opts.Log.Log(context.Background(), level, line)
-	}
-}
-
-func (d *Daemon) line() string {
-	e := d.engine
-	switch {
-	case e.state.isOff(e.clock()):
-		return "OFF: every port is open, until " + untilText(e.state.off.at(e.clock()))
-	case e.lastErr != nil:
-		return "NOT PROTECTED: " + e.lastErr.Error()
-	}
-	beginning, rest := "protected: ", describe(e.config, e.book)
-	switch {
-	case e.trial != nil:
-		beginning, rest = "protected, but ", e.trial.problem(e.clock(), e.paths).Text
-	case len(e.configProblems) > 0:
-		beginning, rest = "protected, but ", e.configProblems[0].Text
-	}
-	if e.config.Policy.Audit {
-		beginning = "AUDIT: nothing is dropped; "
-	}
-	return beginning + rest
-}
-
-// describe names the policy in one line.
-func describe(c config.Config, b ipranges.Book) string {
-	text := fmt.Sprintf("mode %s, tcp %s, udp %s", c.Policy.Mode, orNone(firewall.JoinPorts(c.Policy.TCP)), orNone(firewall.JoinPorts(c.Policy.UDP)))
-	if c.Policy.Mode == firewall.ModeCloudflare {
-		text += fmt.Sprintf(", %d IPv4 and %d IPv6 networks of Cloudflare", len(b.Current.List.V4()), len(b.Current.List.V6()))
-	}
-	if c.Policy.Inbound.Drop {
-		text += ", inbound drop"
-	}
-	if c.Policy.Outbound.Drop {
-		text += ", outbound drop"
-	}
-	return text
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // disks is how the engine reads and writes files: it waits for each place only
@@ -228,6 +229,7 @@ func (e *Engine) catchUp() bool {
 	if !known {
 		e.unread = false
 		e.LoadState()
+		e.recallTrial()
 		e.LoadConfigOrFallback()
 		e.keepCounted()
 	}
@@ -239,12 +241,16 @@ func (e *Engine) catchUp() bool {
 
 // makeState makes the state directory, and reports whether there is one.
 func (e *Engine) makeState() bool {
+	known := e.missing
 	_, err := patiently(e.stateDisk, e.paths.State, func(context.Context) (none struct{}, err error) {
 		return none, e.paths.makeState()
 	})
 	if e.missing = err != nil && !isNoAnswer(err); e.missing {
 		e.stateProblems = []Problem{{"state-missing", Degraded, err.Error(),
 			"mount what belongs there (it is looked for every minute), or: sudo install -d -m 750 -o cfwall -g cfwall " + e.paths.State + " && sudo systemctl restart cfwall"}}
+	}
+	if e.missing && !known {
+		systemd.StateFailed.Log(e.log, "there is no state directory", "error", err)
 	}
 	return !e.missing
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // Table is the kernel's side of a pass.
@@ -132,11 +133,11 @@ func (e *Engine) LoadState() {
 	e.storeProblems, e.stateProblems = nil, nil
 	for _, p := range loaded.bookProblems {
 		e.storeProblems = append(e.storeProblems, Problem{p.Code, Degraded, p.Text, p.Cure})
-		e.log.Warn(p.Text, "code", p.Code, "cure", p.Cure)
+		systemd.StateFailed.Log(e.log, p.Text, "code", p.Code, "cure", p.Cure)
 	}
 	if err = errors.Join(err, loaded.stateErr); err != nil {
 		e.stateProblems = append(e.stateProblems, stateProblem(err))
-		e.log.Warn("state is unreadable", "error", err)
+		systemd.StateFailed.Log(e.log, "state is unreadable", "error", err)
 	}
 	if e.trial.pending() {
 		e.state.forced = e.trial.Forced
@@ -282,7 +283,7 @@ func (e *Engine) LoadConfigOrFallback() {
 			return
 		}
 	}
-	e.log.Error("the config is refused", "error", err)
+	systemd.ConfigRefused.Log(e.log, "the config is refused", "error", err)
 	e.unread = e.unread || isNoAnswer(err)
 	fallback, text, what := e.lastConfig()
 	if c, own, errParse := e.firstConfig(); errParse == nil {
@@ -304,7 +305,7 @@ func (e *Engine) leaveOpen(lockouts []lockout) {
 	}
 	e.config.Policy, e.configText = leavingOpen(e.config.Policy, lockouts), nil
 	for _, l := range lockouts {
-		e.log.Error("a port is left open for SSH, though the config would close it", "port", l.port, "error", l.refusal())
+		systemd.SSHLeftOpen.Log(e.log, "a port is left open for SSH, though the config would close it", "port", l.port, "error", l.refusal(), "cure", l.cure())
 		e.configProblems = append(e.configProblems, Problem{"ssh-left-open", Degraded,
 			fmt.Sprintf("the config is in force, but port %d/tcp is left open for SSH: %s", l.port, l.refusal()), l.cure() + ", then: cfwall reload"})
 	}
@@ -328,7 +329,7 @@ func (e *Engine) remember() {
 	said := e.unwritten[e.paths.lastConfig()] != nil
 	err := e.keepText(e.paths.lastConfig(), e.configText)
 	if err != nil && !said {
-		e.log.Warn("the config could not be kept for a later start", "error", err)
+		systemd.StateFailed.Log(e.log, "the config could not be kept for a later start", "error", err)
 	}
 	if isNoAnswer(err) {
 		return // once it answers, a pass keeps it

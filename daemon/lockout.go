@@ -16,6 +16,7 @@ import (
 	"github.com/cfwall/cfwall/firewall/kernel"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // findSSH looks for SSH on this host: servers, and who is logged in. Where no
@@ -251,7 +252,7 @@ type Forced struct {
 func (e *Engine) keepForced(forced []Forced) {
 	e.state.forced = forced
 	if err := e.keep(e.paths.forced(), e.state.forced); err != nil {
-		e.log.Warn("what was closed by force could not be written down: a restart leaves it open", "error", err)
+		systemd.StateFailed.Log(e.log, "what was closed by force could not be written down: a restart leaves it open", "error", err)
 	}
 }
 

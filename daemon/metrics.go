@@ -138,7 +138,8 @@ func (d *Daemon) writeTextfile(ctx context.Context) {
 	}
 	s, err := d.engine.tableStatus(ctx)
 	s.judge()
-	if err := d.engine.writeTextfile(path, metricsText(s, err, d.engine.tally)); err != nil {
+	err = d.engine.writeTextfile(path, metricsText(s, err, d.engine.tally))
+	if d.noTextfile.isNew(err) {
 		d.opts.Log.Warn("the metrics could not be written", "error", err)
 	}
 }

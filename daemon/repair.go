@@ -11,6 +11,7 @@ import (
 
 	"github.com/cfwall/cfwall/firewall"
 	"github.com/cfwall/cfwall/firewall/kernel"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // A Repair is a change by another program that was put right.
@@ -115,7 +116,7 @@ func newBrake() *rate.Limiter { return rate.NewLimiter(repairRate, repairBurst) 
 
 // report logs a repair.
 func (e *Engine) report(r Repair) {
-	e.log.Warn("another program changed the table; it was put right", "by", r.By, "changes", brief(r.Changes), "repairs", e.repairs.Count)
+	systemd.Repaired.Log(e.log, "another program changed the table; it was put right", "by", r.By, "changes", brief(r.Changes), "repairs", e.repairs.Count)
 }
 
 // isForeign reports whether another process holds the table, and this one has to
@@ -181,11 +182,12 @@ func (d *Daemon) watchRules(ctx context.Context) {
 		return
 	}
 	rules, err := d.engine.watchRules(ctx)
-	if err != nil {
+	if d.noWatch.isNew(err) {
 		d.opts.Log.Error("the ruleset cannot be watched; changes by others are put right within "+sweepInterval.String(), "error", err)
-		return
 	}
-	d.rules = rules
+	if err == nil {
+		d.rules = rules
+	}
 }
 
 func (d *Daemon) rulesNews() <-chan struct{} {
@@ -205,7 +207,7 @@ func (d *Daemon) rulesChanged(watching bool) {
 	now := time.Now()
 	if !watching {
 		d.rules = nil
-		d.opts.Log.Warn("the ruleset is not watched any more; trying again")
+		d.opts.Log.Info("the ruleset is not watched any more; trying again")
 		d.passAt = earlier(d.passAt, now.Add(rewatch))
 	}
 	if (d.engine.suspect(changes, d.engine.table.Port()) || lost) && d.alarm == nil {
@@ -230,7 +232,7 @@ func (d *Daemon) calm(now time.Time) {
 func (d *Daemon) contested(storm bool, now time.Time) {
 	since := &d.engine.repairs.Contested
 	if storm && now.Sub(*since) > contestedFor {
-		d.opts.Log.Error("other programs change the table again and again; it is put right, but not at once each time", "by", culprits(d.engine.suspects))
+		systemd.RepairStorm.Log(d.opts.Log, "other programs change the table again and again; it is put right, but not at once each time", "by", culprits(d.engine.suspects))
 	}
 	if storm {
 		*since = now

@@ -205,7 +205,7 @@ func TestRepairStorm(t *testing.T) {
 		if !problem() {
 			t.Error("status does not speak of the storm")
 		}
-		if n := strings.Count(d.log.String(), "again and again"); n != 1 {
+		if n := strings.Count(d.log.String(), "event=repair-storm"); n != 1 {
 			t.Errorf("the log speaks of it %d times", n)
 		}
 		time.Sleep(time.Second)

@@ -13,6 +13,7 @@ import (
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // Service is what commands ask for: of the daemon over its control socket
@@ -207,20 +208,7 @@ func (e *Engine) putInForce(ctx context.Context, book ipranges.Book, o ipranges.
 func (e *Engine) save() {
 	e.storeProblems = nil
 	if err := e.keepBook(); err != nil {
-		e.log.Error("the list could not be stored", "error", err)
-	}
-}
-
-func (e *Engine) logOutcome(o ipranges.Outcome) {
-	e.tally.fetches[string(o.Class)]++
-	attributes := []any{"class", string(o.Class), "added", o.Added.Len(), "removed", o.Removed.Len()}
-	switch o.Class {
-	case ipranges.ClassUnchanged:
-		e.log.Debug("the list of Cloudflare's networks: "+o.Text, attributes...)
-	case ipranges.ClassAdded, ipranges.ClassRemoved, ipranges.ClassAccepted, ipranges.ClassRolledBack, ipranges.ClassRemovalPending:
-		e.log.Info("the list of Cloudflare's networks: "+o.Text, attributes...)
-	default:
-		e.log.Warn("the list of Cloudflare's networks: "+o.Text, attributes...)
+		systemd.StateFailed.Log(e.log, "the list could not be stored", "error", err)
 	}
 }
 
@@ -258,7 +246,9 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 		e.state.allowed = before
 		return firewall.Temporary{}, errors.Join(err, notKept(e.keep(e.paths.allow(), before)))
 	}
-	return firewall.Temporary{Network: network, Expires: allowed.Expires.at(now)}, err
+	added := firewall.Temporary{Network: network, Expires: allowed.Expires.at(now)}
+	systemd.Allowed.Log(e.log, "a network may reach the guarded ports for a while", "network", networkText(network), "until", clockText(added.Expires))
+	return added, err
 }
 
 // Disallow implements Service.
@@ -271,6 +261,7 @@ func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	}
 	e.state.allowed = left
 	_, err := e.Pass(ctx)
+	systemd.Disallowed.Log(e.log, "a network may not reach the guarded ports any more", "network", networkText(network))
 	return errors.Join(err, notKept(e.keep(e.paths.allow(), left)))
 }
 
@@ -312,9 +303,6 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 		// It was refused: nothing may open the ports on the day that the table is free.
 		e.state.off = before
 		return Off{}, errors.Join(err, notKept(e.keep(e.paths.off(), before)))
-	}
-	if err == nil {
-		e.log.Warn("switched off: every port is open", "until", untilText(off.at(now)))
 	}
 	return off.at(now), err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/sshd"
+	"github.com/cfwall/cfwall/systemd"
 )
 
 // Trial says when a config came into force that goes back at a deadline, unless
@@ -128,6 +129,26 @@ func (t *trial) problem(m moment, p Paths) Problem {
 }
 
 func clockText(t time.Time) string { return t.Format(time.RFC3339) }
+
+// logTrial says until when the config can be confirmed.
+func (e *Engine) logTrial(what string) {
+	systemd.TrialStarted.Log(e.log, what+": it goes back unless it is confirmed", "until", clockText(e.trial.at(e.clock()).Deadline))
+}
+
+// recallTrial logs what a daemon that starts finds of a trial. What is to be done
+// now has lines of its own.
+func (e *Engine) recallTrial() {
+	t := e.trial
+	switch {
+	case t == nil || t.over(e.clock()):
+	case t.pending():
+		e.logTrial("the trial of a config goes on")
+	case t.unreadable != nil:
+		systemd.StateFailed.Log(e.log, "whether a config waits to be confirmed is not known: the last one that worked is in force", "error", t.unreadable)
+	default:
+		systemd.TrialReverted.Log(e.log, "the config file was not confirmed: the config before it is in force", "tried_at", clockText(t.Since))
+	}
+}
 
 func (e *Engine) trialProblems(now time.Time) []Problem {
 	if e.trial == nil {

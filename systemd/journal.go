@@ -17,7 +17,9 @@ import (
 // journalHandler writes journal entries. An attribute becomes a field of its
 // own ("class" in the group "fetch" is CFWALL_FETCH_CLASS), for journalctl and
 // collectors to select by, and is repeated at the end of MESSAGE, because that
-// is all that journalctl shows by default. Journald adds the time.
+// is all that journalctl shows by default. There an error follows the message as
+// people write it, lines and all, and an event is left out: the message says in
+// words what has happened. Journald adds the time.
 type journalHandler struct {
 	level slog.Leveler
 	send  func(message string, priority journal.Priority, fields map[string]string) error
@@ -29,7 +31,10 @@ type journalHandler struct {
 }
 
 // An attribute has the name "fetch.class", in which the groups are spelled out.
-type attribute struct{ name, text string }
+type attribute struct {
+	name, text string
+	value      any // an Event and an error are told in ways of their own
+}
 
 func (h journalHandler) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= h.level.Level()
@@ -56,17 +61,23 @@ func (h journalHandler) Handle(_ context.Context, r slog.Record) error {
 		attrs = appendAttr(attrs, h.groups, a)
 		return true
 	})
-	var message strings.Builder
-	message.WriteString(r.Message)
+	message, rest := r.Message, ""
 	fields := make(map[string]string, len(attrs))
 	for _, a := range attrs {
-		message.WriteString(" " + a.name + "=" + quoted(a.text))
 		fields[fieldName(a.name)] = a.text
+		switch value := a.value.(type) {
+		case Event:
+			fields["MESSAGE_ID"] = events[value].id
+		case error:
+			message += ": " + a.text
+		default:
+			rest += " " + a.name + "=" + quoted(a.text)
+		}
 	}
 	h.hand(func() {
-		if err := h.send(message.String(), priority(r.Level), fields); err != nil {
+		if err := h.send(message+rest, priority(r.Level), fields); err != nil {
 			// The standard error leads to the journal as well, by another way.
-			fmt.Fprintf(h.fallback, "<%d>%s\n", priority(r.Level), message.String())
+			fmt.Fprintf(h.fallback, "<%d>%s\n", priority(r.Level), message+rest)
 		}
 	})
 	return nil
@@ -85,9 +96,9 @@ func appendAttr(attrs []attribute, groups string, a slog.Attr) []attribute {
 			attrs = appendAttr(attrs, groups, member)
 		}
 	case value.Kind() == slog.KindTime:
-		attrs = append(attrs, attribute{groups + a.Key, value.Time().Format(time.RFC3339)})
+		attrs = append(attrs, attribute{groups + a.Key, value.Time().Format(time.RFC3339), nil})
 	default:
-		attrs = append(attrs, attribute{groups + a.Key, value.String()})
+		attrs = append(attrs, attribute{groups + a.Key, value.String(), value.Any()})
 	}
 	return attrs
 }
@@ -115,8 +126,7 @@ func fieldName(name string) string {
 	return field[:min(len(field), longest)]
 }
 
-// priority is the syslog priority of a level. slog has no name for notices;
-// they lie between information and warnings.
+// priority is the syslog priority of a level.
 func priority(level slog.Level) journal.Priority {
 	switch {
 	case level >= slog.LevelError:

@@ -82,8 +82,8 @@ func TestJournalEntries(t *testing.T) {
 			entry{"ready", journal.PriInfo, map[string]string{}}},
 		{"attributes", func(l *slog.Logger) { l.Warn("fetch failed", "class", "timeout", "failures", 3) },
 			entry{"fetch failed class=timeout failures=3", journal.PriWarning, map[string]string{"CFWALL_CLASS": "timeout", "CFWALL_FAILURES": "3"}}},
-		{"error", func(l *slog.Logger) { l.Error("applying", "err", errors.New("no \"room\"\nleft")) },
-			entry{`applying err="no \"room\"\nleft"`, journal.PriErr, map[string]string{"CFWALL_ERR": "no \"room\"\nleft"}}},
+		{"error", func(l *slog.Logger) { l.Error("applying", "tries", 2, "err", errors.New("no \"room\"\nleft")) },
+			entry{"applying: no \"room\"\nleft tries=2", journal.PriErr, map[string]string{"CFWALL_TRIES": "2", "CFWALL_ERR": "no \"room\"\nleft"}}},
 		{"values", func(l *slog.Logger) {
 			l.Debug("x", "network", netip.MustParsePrefix("192.0.2.0/24"), "age", 90*time.Minute, "at", at, "none", "")
 		}, entry{`x network=192.0.2.0/24 age=1h30m0s at=2026-10-02T12:00:00Z none=""`, journal.PriDebug, map[string]string{

@@ -18,17 +18,24 @@ func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 
 // newLogger leaves to hand when each line is written.
 func newLogger(w io.Writer, level slog.Leveler, hand func(write func())) *slog.Logger {
-	if w == io.Writer(os.Stderr) {
-		// An error means that JOURNAL_STREAM is not what systemd writes.
-		if isJournal, err := journal.StderrIsJournalStream(); err == nil && isJournal {
-			return slog.New(journalHandler{level: level, send: journal.Send, fallback: w, hand: hand})
-		}
+	if IsJournal(w) {
+		return slog.New(journalHandler{level: level, send: journal.Send, fallback: w, hand: hand})
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: namedLevel}
 	if !needsTime(w) {
 		options.ReplaceAttr = withoutTime
 	}
 	return slog.New(slog.NewTextHandler(handing{w, hand}, options))
+}
+
+// IsJournal reports whether w is the standard error, and systemd has connected
+// that to the journal.
+func IsJournal(w io.Writer) bool {
+	if w != io.Writer(os.Stderr) {
+		return false
+	}
+	is, err := journal.StderrIsJournalStream()
+	return err == nil && is // an error means that JOURNAL_STREAM is not what systemd writes
 }
 
 // handing is a writer of whole lines that leaves to hand when.
@@ -57,6 +64,14 @@ func needsTime(w io.Writer) bool {
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey {
 		return slog.Attr{}
+	}
+	return namedLevel(groups, a)
+}
+
+// namedLevel writes the level of a notice as others are written.
+func namedLevel(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.LevelKey && a.Value.Any() == levelNotice {
+		a.Value = slog.StringValue("NOTICE")
 	}
 	return a
 }

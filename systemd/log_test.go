@@ -98,7 +98,7 @@ func TestLoggerWithJournal(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	slices.Sort(lines)
-	want := []string{"CFWALL_CLASS=timeout", "MESSAGE=fetch failed class=timeout", "PRIORITY=4"}
+	want := []string{"CFWALL_CLASS=timeout", "CFWALL_EVENT=fetch-failed", "MESSAGE=fetch failed class=timeout", "MESSAGE_ID=67ef93896c2c430ca275509a9cde3cd0", "PRIORITY=5"}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("journald got (-want +got):\n%s", diff)
 	}
@@ -136,7 +136,7 @@ func beJournald() error {
 	if err := connectStderr(); err != nil {
 		return err
 	}
-	NewLogger(os.Stderr, slog.LevelInfo).Warn("fetch failed", "class", "timeout")
+	FetchFailed.Log(NewLogger(os.Stderr, slog.LevelInfo), "fetch failed", "class", "timeout")
 	if err := journal.SetReadDeadline(time.Now().Add(time.Minute)); err != nil { // or nobody would end this process
 		return err
 	}

@@ -53,7 +53,7 @@ func (q *Queue) put(write func()) {
 // tellLost puts what was lost where it would have been. It needs the mutex.
 func (q *Queue) tellLost() {
 	lost := q.lost
-	if lost > 0 && q.offer(func() { q.say.Warn("lines of the log are lost here: nobody read it", "lost", lost) }) {
+	if lost > 0 && q.offer(func() { LinesLost.Log(q.say, "lines of the log are lost here: nobody read it", "lost", lost) }) {
 		q.lost = 0
 	}
 }

@@ -13,4 +13,7 @@ var (
 	// StateDirectory is for tmpfiles.d(5).
 	//go:embed cfwall.tmpfiles
 	StateDirectory string
+	// Catalog explains each Event: see `journalctl -x`.
+	//go:embed cfwall.catalog
+	Catalog string
 )

@@ -33,6 +33,7 @@ const (
 	unitPath    = "lib/systemd/system/cfwall.service"
 	userPath    = "lib/sysusers.d/cfwall.conf"
 	statePath   = "lib/tmpfiles.d/cfwall.conf"
+	catalogPath = "lib/systemd/catalog/cfwall.catalog"
 	manualPath  = "share/man"
 )
 
@@ -66,7 +67,7 @@ func layout(root *cobra.Command, prefix string) ([]file, error) {
 		{path: below(userPath), content: []byte(systemd.SystemUser), mode: 0o644},
 		{path: below(statePath), content: []byte(systemd.StateDirectory), mode: 0o644},
 		{path: below(unitPath), content: []byte(unitFor(prefix)), mode: 0o644},
-		// The catalog of the journal comes here, and its path above.
+		{path: below(catalogPath), content: []byte(systemd.Catalog), mode: 0o644},
 	}
 	texts, err := documentation(root)
 	for _, path := range slices.Sorted(maps.Keys(texts)) {

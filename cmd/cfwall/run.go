@@ -36,6 +36,7 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 			lines := systemd.NewQueue() // who reads the log must not hold up the daemon
 			defer lines.Flush(lastWords)
 			log := lines.Logger(os.Stderr, &level)
+			slog.SetDefault(log) // of net/http, whose lines would have a time of their own
 			notify := systemd.NewNotifier()
 			notify.Log = log
 			err := daemon.Run(ctx, daemon.Options{
@@ -46,10 +47,21 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 				Reload:  reload,
 				Notify:  notify,
 			})
-			if err != nil {
-				return verdict(report(lines.Writer(os.Stderr), err))
+			if err == nil {
+				return nil
 			}
-			return nil
+			if systemd.IsJournal(os.Stderr) {
+				return verdict(reportTo(log, err))
+			}
+			return verdict(report(lines.Writer(os.Stderr), err))
 		},
 	}
+}
+
+// reportTo is report for a log.
+func reportTo(log *slog.Logger, err error) int {
+	err = daemon.Explain(err)
+	hint, exit := advice(err)
+	systemd.StartFailed.Log(log, "cannot work here: "+err.Error(), "hint", hint)
+	return exit
 }

@@ -23,7 +23,7 @@ test: ## everything: units, packets through a real kernel, commands, a few secon
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
 	@scripts/need man man-db
-	@scripts/need journalctl systemd
+	@scripts/need systemd-analyze systemd
 	@scripts/neighbours
 	@scripts/test
 	@scripts/fuzz 3s
@@ -32,7 +32,7 @@ race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables
 	@scripts/need iptables-nft iptables
 	@scripts/need man man-db
-	@scripts/need journalctl systemd
+	@scripts/need systemd-analyze systemd
 	@scripts/neighbours
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 60m ./...
 

@@ -27,6 +27,7 @@ require (
 
 // Test dependencies.
 require (
+	github.com/elastic/go-seccomp-bpf v1.6.0 // the unit's system call filter, for the commands that the scripts run
 	github.com/google/go-cmp v0.7.0 // readable differences
 	github.com/vishvananda/netlink v1.3.1 // links, addresses and routes of the test hosts
 	github.com/vishvananda/netns v0.0.5 // the namespaces the test hosts live in

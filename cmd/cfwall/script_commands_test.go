@@ -27,6 +27,7 @@ import (
 // A script is a web host and the Internet around it.
 type script struct {
 	site    *lab.Site
+	sandbox string      // the directory of what the commands may not do, and have done
 	notices chan string // what the daemon tells systemd
 
 	metrics     *http.Server // of cloudflared

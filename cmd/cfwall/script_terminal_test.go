@@ -52,7 +52,7 @@ func (s *script) onTerminal(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	t := &terminal{keyboard: keyboard, cmd: exec.Command(path, args[2:]...), ended: make(chan struct{})}
 	t.cmd.Stdin, t.cmd.Stdout, t.cmd.Stderr = end, end, end
-	t.cmd.Env = append(os.Environ(), "NO_COLOR=1", "PATH="+ts.Getenv("PATH"), "SSH_CONNECTION="+ts.Getenv("SSH_CONNECTION"))
+	t.cmd.Env = append(os.Environ(), "NO_COLOR=1", "PATH="+ts.Getenv("PATH"), "SSH_CONNECTION="+ts.Getenv("SSH_CONNECTION"), sandboxDir+"="+s.sandbox)
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: syscall.SIGKILL}
 	ts.Check(t.cmd.Start())
 	ts.Defer(func() { _ = t.cmd.Process.Kill(); <-t.ended })

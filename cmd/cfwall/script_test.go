@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(inLab{m}, map[string]func(){"cfwall": main, "unprivileged": unprivileged})
+	testscript.Main(inLab{m}, map[string]func(){"cfwall": inSandbox(main), "forbidden": inSandbox(forbidden), "unprivileged": unprivileged})
 }
 
 // inLab runs the tests where no rule of theirs can touch this machine.
@@ -50,7 +50,8 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			lab.Kernel(t)
-			s := &script{site: lab.NewSite(t)}
+			s := &script{site: lab.NewSite(t), sandbox: newSandbox(t)}
+			defer expectNoCrash(t, s.sandbox)
 			for _, network := range visitors {
 				s.site.Client.Anycast(netip.MustParsePrefix(network))
 			}
@@ -98,5 +99,6 @@ func (s *script) setup(e *testscript.Env) error {
 	}
 	// A program that looks for races would sleep a second at its end.
 	e.Setenv("GORACE", "atexit_sleep_ms=0")
+	e.Setenv(sandboxDir, s.sandbox)
 	return s.listenForNotices(e)
 }

@@ -1,5 +1,5 @@
 # cfwall: `make run` enforces on this host, `make test` proves it works.
-.PHONY: help build run test race lint demo bench fuzz soak install clean
+.PHONY: help build run test race lint demo bench fuzz soak install packages test-packages clean
 
 .DEFAULT_GOAL := build
 
@@ -10,7 +10,7 @@ PREFIX  ?= /usr/local
 FUZZ    ?= 2m
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 build: ## bin/cfwall
 	$(GO) build -trimpath -o bin/cfwall ./cmd/cfwall
@@ -27,6 +27,7 @@ test: ## everything: units, packets through a real kernel, commands, a few secon
 	@scripts/neighbours
 	@scripts/test
 	@scripts/fuzz 3s
+	@scripts/test-packages
 
 race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables
@@ -58,5 +59,11 @@ install: ## root, after make: install and start the service; with DESTDIR only w
 	@[ -x bin/cfwall ] || { echo 'there is no bin/cfwall yet: make && sudo make install' >&2; exit 1; }
 	bin/cfwall install --prefix $(PREFIX) $(if $(DESTDIR),--root "$(DESTDIR)")
 
+packages: ## deb, rpm, apk and archlinux of VERSION (of git), SBOMs and checksums below DIST (dist)
+	@scripts/packages
+
+test-packages: ## what is in the packages, and installing them in a throw-away copy of this system
+	@scripts/test-packages
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

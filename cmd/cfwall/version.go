@@ -15,8 +15,14 @@ type buildVersion struct {
 	Platform string `json:"platform"` // operating system and processor
 }
 
-// version is the one that the go command has built in.
+// release is set by the linker for packages: -X main.release=0.2.0
+var release string
+
+// version is that of the package, or the one that the go command has built in.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
 		return "devel"

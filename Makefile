@@ -1,5 +1,5 @@
 # cfwall: `make run` enforces on this host, `make test` proves it works.
-.PHONY: help build run test race lint demo bench fuzz soak install packages test-packages clean
+.PHONY: help build run test test-systemd race lint demo bench fuzz soak install packages test-packages clean
 
 .DEFAULT_GOAL := build
 
@@ -8,6 +8,7 @@ GO      ?= go
 DESTDIR ?=
 PREFIX  ?= /usr/local
 FUZZ    ?= 2m
+SUITES  ?= bullseye bookworm trixie
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -28,6 +29,11 @@ test: ## everything: units, packets through a real kernel, commands, a few secon
 	@scripts/test
 	@scripts/fuzz 3s
 	@scripts/test-packages
+
+test-systemd: ## root on Debian: machines boot systemd 247, 252 and 257 (SUITES) with cfwall
+	@scripts/need nft nftables
+	@scripts/systemd-trees $(SUITES)
+	@SUITES='$(SUITES)' scripts/test -v -timeout 60m ./internal/systemdtest
 
 race: ## the tests under the race detector (needs a C compiler)
 	@scripts/need nft nftables

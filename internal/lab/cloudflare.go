@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,9 @@ func (c *Cloudflare) Asked() int { return int(c.asked.Load()) }
 func (h *Host) Cloudflare(at netip.Addr) *Cloudflare {
 	h.t.Helper()
 	names := []string{"api.cloudflare.com", "www.cloudflare.com"}
-	c := &Cloudflare{Certificate: "/run/cloudflare.pem"}
+	dir, err := os.MkdirTemp("/run", "cloudflare-")
+	h.check(err, "making a directory")
+	c := &Cloudflare{Certificate: filepath.Join(dir, "certificate.pem")}
 	pair, err := SelfSigned(c.Certificate, names...)
 	h.check(err, "making a certificate")
 	h.check(resolve(names, at), "naming %s", at)

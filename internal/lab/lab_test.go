@@ -270,6 +270,27 @@ func testFlood(t *testing.T, network string, edge netip.Prefix) {
 	t.Logf("sent %d, arrived %d; blocked %d of %d", good, before, bad, allBefore-before)
 }
 
+func TestStreamGoesOnUntilItIsStopped(t *testing.T) {
+	s := newSite(t)
+	from, to := netip.AddrPortFrom(lab.Client4, 1024), web(lab.Client4, 443)
+	syn := lab.IP{From: from.Addr(), To: to.Addr(), Protocol: 6, Payload: lab.SYN(from, to)}
+	seen := s.Web.CountArrivals(t, "tcp", 443)
+	stop := s.Client.Stream("eth0", time.Millisecond, lab.Ethernet(s.Client.MAC("eth0"), s.Web.MAC("eth0"), 0x0800, syn.Bytes()))
+	arrived := func() int { n, _ := seen.Read(t); return n }
+	for deadline := time.Now().Add(3 * time.Second); arrived() < 10; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d frames arrived in 3 s, want 10 at least", arrived())
+		}
+	}
+	s.Web.Down("eth0")
+	before := arrived()
+	time.Sleep(10 * time.Millisecond)
+	if n := arrived(); n != before {
+		t.Errorf("%d frames arrived at a link that is down", n-before)
+	}
+	stop()
+}
+
 func TestDoReturnsHomeWhenTheTestEndsInside(t *testing.T) {
 	s := newSite(t)
 	home := namespace(t)

@@ -55,6 +55,12 @@ func (h *Host) Bridge(name string, links ...string) {
 	}
 }
 
+// Down takes a link out of service; its addresses of IPv6 go with that.
+func (h *Host) Down(link string) {
+	h.t.Helper()
+	h.check(h.links.LinkSetDown(h.link(link)), "setting %s down", link)
+}
+
 // Remove deletes a link, and with a cable its other end.
 func (h *Host) Remove(link string) {
 	h.t.Helper()

@@ -83,15 +83,16 @@ func countRules(counter, network string, port uint16, sources []netip.Prefix) st
 // Read returns how many packets came to the firewall, and how many got past it.
 func (a *Arrivals) Read(t T) (before, after int) {
 	t.Helper()
-	return a.read(t, "before"), a.read(t, "after")
+	return a.host.Counter(t, a.table, "before"), a.host.Counter(t, a.table, "after")
 }
 
-func (a *Arrivals) read(t T, counter string) (packets int) {
+// Counter returns how many packets a named counter of an inet table has seen.
+func (h *Host) Counter(t T, table, counter string) (packets int) {
 	t.Helper()
-	out := a.host.NftList(t, "counter", "inet", a.table, counter)
+	out := h.NftList(t, "counter", "inet", table, counter)
 	_, figures, _ := strings.Cut(out, "packets ")
 	if _, err := fmt.Sscan(figures, &packets); err != nil {
-		t.Fatalf("%s: reading counter %s: %v in %q", a.host, counter, err, out)
+		t.Fatalf("%s: reading counter %s: %v in %q", h, counter, err, out)
 	}
 	return packets
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,13 +14,39 @@ import (
 // SendFrame puts a frame on a link as it is, past the host's own stack.
 func (h *Host) SendFrame(link string, frame []byte) {
 	h.t.Helper()
-	to := &unix.SockaddrLinklayer{Ifindex: h.link(link).Attrs().Index}
-	var fd int
+	fd, to := h.packetSocket(link)
+	defer unix.Close(fd)
+	h.check(unix.Sendto(fd, frame, 0, to), "sending a frame on %s", link)
+}
+
+// Stream puts frames on a link, past the host's own stack, each of them once in
+// every interval, until stop is called or the test ends. What the link does not
+// take is lost, as it is where the other end has no power.
+func (h *Host) Stream(link string, interval time.Duration, frames ...[]byte) (stop func()) {
+	h.t.Helper()
+	fd, to := h.packetSocket(link)
+	ctx, cancel := context.WithCancel(context.Background())
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		defer unix.Close(fd)
+		for tick := time.Tick(interval); ctx.Err() == nil; <-tick {
+			for _, f := range frames {
+				_ = unix.Sendto(fd, f, 0, to)
+			}
+		}
+	})
+	stop = func() { cancel(); sending.Wait() }
+	h.t.Cleanup(stop)
+	return stop
+}
+
+func (h *Host) packetSocket(link string) (fd int, to *unix.SockaddrLinklayer) {
+	h.t.Helper()
+	to = &unix.SockaddrLinklayer{Ifindex: h.link(link).Attrs().Index}
 	var err error
 	h.Do(func() { fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) })
 	h.check(err, "opening a packet socket")
-	defer unix.Close(fd)
-	h.check(unix.Sendto(fd, frame, 0, to), "sending a frame on %s", link)
+	return fd, to
 }
 
 // floodBurst is how many packets go out between two looks at the context.

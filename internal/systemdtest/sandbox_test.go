@@ -31,6 +31,7 @@ func TestSandbox(t *testing.T) {
 		m.expectSoundUnit()
 
 		m.run("systemctl", "start", "probe")
+		m.run("journalctl", "--sync")
 		inside := results(m.run("journalctl", "-u", "probe", "-o", "cat"))
 		m.run("mkdir", "-p", "/run/cfwall")
 		outside := results(m.run("env", prober+"=1", "/usr/sbin/probe"))

@@ -232,6 +232,7 @@ func (d *Daemon) due(ctx context.Context) {
 	}
 	if !time.Now().Before(d.passAt) {
 		d.pass(ctx)
+		d.watchTunnel(ctx)
 	}
 	if !d.fetching && d.fetchIn() <= 0 {
 		d.beginFetch(ctx)

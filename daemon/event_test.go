@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -164,9 +165,13 @@ func TestEventsOfTheList(t *testing.T) {
 		d := startDaemon(t, func(d *testDaemon) { d.fetcher.answer = saying(ipranges.Agree) })
 		time.Sleep(time.Minute)
 		d.expectTold(t, "the list is unchanged", "INFO protected")
+		answers := func(f func() (ipranges.Answer, error)) {
+			t.Helper()
+			d.in(t, func(context.Context) { d.fetcher.answer = f })
+		}
 		fetch := func(f func() (ipranges.Answer, error), want string) {
 			t.Helper()
-			d.fetcher.answer = f
+			answers(f)
 			d.in(t, func(ctx context.Context) { _, _ = d.engine.FetchRanges(ctx) })
 			d.expectTold(t, "a fetch", want)
 		}
@@ -178,9 +183,9 @@ func TestEventsOfTheList(t *testing.T) {
 		d.expectTold(t, "rolled back", "INFO+2 list-changed, INFO protected")
 		fetch(saying(ipranges.Agree, "188.42.0.0/20"), "") // what a human has undone
 		fetch(down, "INFO+2 fetch-failed")
-		d.fetcher.answer = saying(ipranges.Agree)
+		answers(saying(ipranges.Agree))
 		time.Sleep(24 * time.Hour)
-		d.fetcher.answer = down
+		answers(down)
 		time.Sleep(9 * 24 * time.Hour)
 		d.told(t)
 		fetch(down, "WARN list-stale")
@@ -191,43 +196,46 @@ func TestEventsOfTheList(t *testing.T) {
 // it was so twice.
 func TestEventsOfTheTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, connections := 0, 0
+		var asked, connections atomic.Int32
 		d := startDaemon(t, func(d *testDaemon) {
 			writeFile(t, d.engine.paths.Config, tunnelConfig(`"auto"`))
 			d.fetcher.answer = saying(ipranges.Agree)
 			d.engine.table = modeTable{d.table}
-			d.engine.ready = func(context.Context, config.Ready) []cloudflared.Instance { asked++; return instances(connections) }
+			d.engine.ready = func(context.Context, config.Ready) []cloudflared.Instance {
+				asked.Add(1)
+				return instances(int(connections.Load()))
+			}
 		})
 		expect := func(after time.Duration, want string) {
 			t.Helper()
 			time.Sleep(after)
 			d.expectTold(t, after.String()+" later", want)
 		}
-		expect(30*time.Second, "INFO protected")
+		expect(90*time.Second, "INFO protected")
 		expect(time.Minute, "WARN tunnel-down")
 		expect(time.Hour, "")
-		connections = 4
+		connections.Store(4)
 		expect(time.Minute, "INFO+2 tunnel-up")
 		for range 30 {
 			d.hostChanged <- struct{}{} // has a pass be done
 			expect(time.Second, "")
 		}
 		expect(time.Hour, "")
-		if asked < 120 || asked > 125 {
-			t.Errorf("asked %d times in two hours", asked)
+		if n := asked.Load(); n < 120 || n > 125 {
+			t.Errorf("asked %d times in two hours", n)
 		}
-		connections = 0
+		connections.Store(0)
 		expect(time.Minute, "") // it may be back at once
-		connections = 4
+		connections.Store(4)
 		expect(time.Hour, "")
-		connections = 0
+		connections.Store(0)
 		expect(2*time.Minute, "WARN tunnel-down")
 		writeFile(t, d.engine.paths.Config, "audit = false\n")
 		d.reload <- syscall.SIGHUP
 		d.told(t)
-		asked = 0
+		asked.Store(0)
 		expect(time.Hour, "")
-		if asked > 0 {
+		if asked.Load() > 0 {
 			t.Error("asked in mode cloudflare")
 		}
 	})

@@ -275,7 +275,6 @@ func (d *Daemon) pass(ctx context.Context) {
 	report, err := d.engine.Pass(ctx)
 	d.passed(report, err)
 	d.writeTextfile(ctx)
-	d.watchTunnel(ctx)
 }
 
 // passed logs what a pass did, feeds the watchdog with it and says when the next

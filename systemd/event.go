@@ -22,7 +22,6 @@ const (
 	// The daemon, its files and its log.
 	Started
 	Stopped
-	StartFailed
 	StateFailed
 	LinesLost
 
@@ -69,7 +68,6 @@ var events = [...]struct {
 	Opened:         {"opened", "adbf550faf8a4c8eac87594874abd283", slog.LevelWarn},
 	Started:        {"started", "1c26f293ebae4fbcb95b916075c30310", slog.LevelInfo},
 	Stopped:        {"stopped", "0d137cc48ec24727b1d736587cd5ebf9", slog.LevelInfo},
-	StartFailed:    {"start-failed", "3cea2ecd2dd4479e826abbf1efe51200", slog.LevelError},
 	StateFailed:    {"state-failed", "674c66b22bc24b53aa0858536c0db6e3", slog.LevelError},
 	LinesLost:      {"lines-lost", "3b6790d2c615457a94844bdcdc20c784", slog.LevelWarn},
 	ConfigLoaded:   {"config-loaded", "11359c5a0d2348a1a5b4f06c6b28c96a", levelNotice},

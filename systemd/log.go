@@ -18,7 +18,7 @@ func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 
 // newLogger leaves to hand when each line is written.
 func newLogger(w io.Writer, level slog.Leveler, hand func(write func())) *slog.Logger {
-	if IsJournal(w) {
+	if isJournal(w) {
 		return slog.New(journalHandler{level: level, send: journal.Send, fallback: w, hand: hand})
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: namedLevel}
@@ -28,9 +28,9 @@ func newLogger(w io.Writer, level slog.Leveler, hand func(write func())) *slog.L
 	return slog.New(slog.NewTextHandler(handing{w, hand}, options))
 }
 
-// IsJournal reports whether w is the standard error, and systemd has connected
+// isJournal reports whether w is the standard error, and systemd has connected
 // that to the journal.
-func IsJournal(w io.Writer) bool {
+func isJournal(w io.Writer) bool {
 	if w != io.Writer(os.Stderr) {
 		return false
 	}

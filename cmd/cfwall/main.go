@@ -71,7 +71,10 @@ func report(w io.Writer, err error) int {
 		return int(said)
 	}
 	err = daemon.Explain(err)
-	hint, exit := advice(err)
+	exit, hint := daemon.ExitError, "cfwall status shows how things are now"
+	if r, ok := errors.AsType[*daemon.Refusal](err); ok {
+		exit, hint = r.Exit, cmp.Or(r.Hint, hint)
+	}
 	if all, ok := errors.AsType[config.Errors](err); ok {
 		for _, one := range all {
 			fmt.Fprintf(w, "error: %v\n", one)
@@ -81,16 +84,6 @@ func report(w io.Writer, err error) int {
 	}
 	fmt.Fprintf(w, "hint: %s\n", hint)
 	return exit
-}
-
-// advice is what to do about an error, and the exit code of a command that ends
-// with it.
-func advice(err error) (hint string, exit int) {
-	hint, exit = "cfwall status shows how things are now", daemon.ExitError
-	if r, ok := errors.AsType[*daemon.Refusal](err); ok {
-		hint, exit = cmp.Or(r.Hint, hint), r.Exit
-	}
-	return hint, exit
 }
 
 // say writes a line for people beside the data.

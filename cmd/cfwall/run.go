@@ -47,21 +47,10 @@ the configuration. SIGTERM and SIGINT end the daemon; the rules stay in force.`,
 				Reload:  reload,
 				Notify:  notify,
 			})
-			if err == nil {
-				return nil
+			if err != nil {
+				return verdict(report(lines.Writer(os.Stderr), err))
 			}
-			if systemd.IsJournal(os.Stderr) {
-				return verdict(reportTo(log, err))
-			}
-			return verdict(report(lines.Writer(os.Stderr), err))
+			return nil
 		},
 	}
-}
-
-// reportTo is report for a log.
-func reportTo(log *slog.Logger, err error) int {
-	err = daemon.Explain(err)
-	hint, exit := advice(err)
-	systemd.StartFailed.Log(log, "cannot work here: "+err.Error(), "hint", hint)
-	return exit
 }

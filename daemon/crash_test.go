@@ -163,6 +163,10 @@ func ownImage(t *testing.T) []byte {
 // replace puts a new file in a program's place, which may be running.
 func replace(t *testing.T, program string, image []byte) {
 	t.Helper()
+	// A child that another test starts meanwhile would have the file open for
+	// writing, and no program can be started that somebody may write to.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	f, err := os.OpenFile(program+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
 	if err == nil {
 		_, err = io.Copy(f, bytes.NewReader(image))

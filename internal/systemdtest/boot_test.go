@@ -90,7 +90,7 @@ type watchedBoot struct {
 func watchBoot(t *testing.T, d *disk, end func(*machine)) (b watchedBoot) {
 	t.Helper()
 	s := newSite(t)
-	s.edgesKnock()
+	s.knock()
 	m := boot(t, d, s)
 	m.await("Cloudflare gets answers", func() bool { return s.edgesAnswered(t) > 0 })
 	b.began, b.ready = m.when("cfwall.service", "ExecMainStart"), m.when("cfwall.service", "ActiveEnter")
@@ -106,6 +106,7 @@ func watchBoot(t *testing.T, d *disk, end func(*machine)) (b watchedBoot) {
 func cutShort(t *testing.T, d *disk) {
 	t.Helper()
 	s := newSite(t)
+	s.knock()
 	m := powerOn(t, d, s)
 	time.Sleep(rand.N(time.Second))
 	m.cut()

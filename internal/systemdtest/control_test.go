@@ -15,7 +15,7 @@ func TestStrangersGetInWithoutCfwall(t *testing.T) {
 	onEach(t, func(t *testing.T, suite string) {
 		d, s := newDisk(t, suite), newSite(t)
 		d.useEarlyNetwork(t)
-		s.edgesKnock()
+		s.knock()
 		m := boot(t, d, s)
 		m.await("strangers and Cloudflare get answers", func() bool {
 			return s.strangersAnswered(t) > 0 && s.edgesAnswered(t) > 0

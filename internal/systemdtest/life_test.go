@@ -20,29 +20,31 @@ type life struct {
 	old, new string        // packages
 }
 
+// newLife boots a fresh machine, on which cfwall is not installed yet.
+func newLife(t *testing.T, suite string) *life {
+	t.Helper()
+	d, s := newDisk(t, suite), newSite(t)
+	d.useEarlyNetwork(t)
+	d.reach(t, s.client.Cloudflare(lab.Client4), lab.Client4)
+	l := &life{machine: boot(t, d, s), site: s, old: d.deliver(t, "old"), new: d.deliver(t, "new")}
+	l.expectOpen()
+	l.edges = s.web.CountArrivals(t, "tcp", 443, netip.PrefixFrom(edge4, 32), netip.PrefixFrom(edge6, 128))
+	return l
+}
+
 // From its installation until its purge, whatever its administrator does and
 // whatever happens to it, no stranger gets an answer and no packet of
 // Cloudflare is dropped.
 func TestLifeOfAPackage(t *testing.T) {
 	onEach(t, func(t *testing.T, suite string) {
-		d, s := newDisk(t, suite), newSite(t)
-		d.useEarlyNetwork(t)
-		stop := s.edgesKnock()
-		d.reach(t, s.client.Cloudflare(lab.Client4), lab.Client4)
-		l := &life{machine: boot(t, d, s), site: s, old: d.deliver(t, "old"), new: d.deliver(t, "new")}
-		l.await("everybody gets in", l.open)
-		stop()
-		l.edges = s.web.CountArrivals(t, "tcp", 443, netip.PrefixFrom(edge4, 32), netip.PrefixFrom(edge6, 128))
-
-		l.run("dpkg", "-i", l.old)
-		l.expectProtected()
+		l := newLife(t, suite)
+		l.install(l.old)
 		l.underKnocks("nothing", func() { time.Sleep(100 * time.Millisecond) })
 		for _, e := range events {
 			l.underKnocks(e.name, func() { e.happens(l) })
 		}
-		s.edgesKnock()
-		l.run("dpkg", "--purge", "cfwall")
-		l.await("everybody gets in, as the package is purged", l.open)
+		l.run("apt-get", "purge", "-y", "cfwall")
+		l.expectOpen()
 		l.expectNothingLeft()
 	})
 }
@@ -57,18 +59,22 @@ var events = []struct {
 	{"a restart", func(l *life) { l.replaced(func() { l.run("systemctl", "restart", "cfwall") }) }},
 	{"kill -9", func(l *life) { l.replaced(func() { l.kill("KILL") }) }},
 	{"a daemon that hangs", (*life).hang},
-	{"an upgrade", func(l *life) { l.install(l.new) }},
-	{"a downgrade", func(l *life) { l.install(l.old) }},
+	{"an upgrade", func(l *life) { l.exchange(l.new) }},
+	{"a downgrade", func(l *life) { l.exchange(l.old) }},
 	{"a stop", func(l *life) { l.run("systemctl", "stop", "cfwall") }},
 	{"a start", func(l *life) { l.run("systemctl", "start", "cfwall"); l.expectProtected() }},
 	{"a removal", (*life).remove},
 }
 
-// open reports whether strangers and Cloudflare get answers just now.
-func (l *life) open() bool {
+// expectOpen waits until strangers and Cloudflare get answers. It leaves no
+// connection half open: the host would go on answering that.
+func (l *life) expectOpen() {
+	l.Helper()
+	defer l.site.knock()()
 	strangers, edges := l.site.strangersAnswered(l.T), l.site.edgesAnswered(l.T)
-	time.Sleep(20 * time.Millisecond)
-	return l.site.strangersAnswered(l.T) > strangers && l.site.edgesAnswered(l.T) > edges
+	l.await("everybody gets in", func() bool {
+		return l.site.strangersAnswered(l.T) > strangers && l.site.edgesAnswered(l.T) > edges
+	})
 }
 
 // underKnocks has something happen, and looks for packets that were leaked and
@@ -77,7 +83,7 @@ func (l *life) underKnocks(name string, happens func()) {
 	l.Helper()
 	answered, start := l.site.strangersAnswered(l.T), time.Now()
 	came, passed := l.edges.Read(l.T)
-	stop := l.site.edgesKnock()
+	stop := l.site.knock()
 	happens()
 	stop()
 	if leaked := l.site.strangersAnswered(l.T) - answered; leaked != 0 {
@@ -100,10 +106,12 @@ func (l *life) expectProtected() {
 	})
 }
 
-// journal is all that the service, and systemd about it, have said.
-func (l *life) journal() string {
+// expectJournal waits until the service, or systemd about it, has said something.
+func (l *life) expectJournal(words string) {
 	l.Helper()
-	return l.run("journalctl", "--no-pager", "-u", "cfwall.service")
+	l.await("the journal says: "+words, func() bool {
+		return strings.Contains(l.run("journalctl", "--no-pager", "-u", "cfwall.service"), words)
+	})
 }
 
 func (l *life) showStatus() {
@@ -139,9 +147,7 @@ func (l *life) reloadBroken() {
 	if out, err := l.try("systemctl", "reload", "cfwall"); err == nil {
 		l.Errorf("a reload of a broken config went well: %s", out)
 	}
-	if log := l.journal(); !strings.Contains(log, "clodflare") {
-		l.Errorf("the journal does not say what is wrong with the config:\n%s", log)
-	}
+	l.expectJournal("clodflare")
 	l.expectConfig()
 	l.write(l.T, configFile, config)
 	l.run("systemctl", "reload", "cfwall")
@@ -172,26 +178,36 @@ func (l *life) hang() {
 	l.run("systemctl", "daemon-reload")
 	l.run("systemctl", "restart", "cfwall")
 	l.replaced(func() { l.kill("STOP") })
-	if log := l.journal(); !strings.Contains(log, "Watchdog timeout") {
-		l.Errorf("the watchdog did not end the daemon that hung:\n%s", log)
-	}
+	l.expectJournal("Watchdog timeout")
 	l.run("rm", "-r", filepath.Dir(short))
 	l.run("systemctl", "daemon-reload")
 }
 
-// install puts another version in place.
 func (l *life) install(deb string) {
 	l.Helper()
-	l.replaced(func() { l.run("dpkg", "-i", deb) })
-	version := strings.TrimSpace(l.run("dpkg-query", "-W", "-f", "${Version}", "cfwall"))
-	if running := l.run("cfwall", "status", "-o", "json"); !strings.Contains(running, fmt.Sprintf("%q", version)) {
-		l.Errorf("the daemon is not that of %s:\n%s", deb, running)
-	}
+	l.run("apt-get", "install", "-y", "--allow-downgrades", deb)
+	l.expectProtected()
+}
+
+// exchange puts another version in place.
+func (l *life) exchange(deb string) {
+	l.Helper()
+	l.replaced(func() { l.install(deb) })
+	l.expectVersion(deb)
 	l.expectConfig()
 }
 
+// expectVersion asks the daemon whether it is the one of a package.
+func (l *life) expectVersion(deb string) {
+	l.Helper()
+	version := strings.Split(filepath.Base(deb), "_")[1]
+	if status := l.run("cfwall", "status", "-o", "json"); !strings.Contains(status, fmt.Sprintf("%q", version)) {
+		l.Errorf("the daemon is not of version %s:\n%s", version, status)
+	}
+}
+
 func (l *life) remove() {
-	l.run("dpkg", "--remove", "cfwall")
+	l.run("apt-get", "remove", "-y", "cfwall")
 	if state, _ := l.try("systemctl", "is-active", "cfwall"); strings.TrimSpace(state) == "active" {
 		l.Error("the daemon still runs after the package was removed")
 	}

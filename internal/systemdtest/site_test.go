@@ -21,18 +21,18 @@ var (
 // the other end. As the machine has no power yet, its end is down and has no
 // address; the web server listens already, earlier than any on a real host.
 type site struct {
+	net         *lab.Net
 	client, web *lab.Host
 }
 
 // knockEvery is how long a gap in the firewall may last and perhaps not be found.
 const knockEvery = time.Millisecond
 
-// newSite makes a site, at which strangers knock on all doors from now on until
-// the test ends, whether the machine is on or off.
+// newSite makes a site, and counts what comes back to those who knock.
 func newSite(t *testing.T) *site {
 	t.Helper()
 	n := lab.New(t)
-	s := &site{n.Host("client"), n.Host("web")}
+	s := &site{n, n.Host("client"), n.Host("web")}
 	n.Connect(s.client, "eth0", s.web, "eth0")
 	s.client.Addr("eth0", netip.PrefixFrom(lab.Client4, 24))
 	s.client.Addr("eth0", netip.PrefixFrom(lab.Client6, 64))
@@ -43,17 +43,15 @@ func newSite(t *testing.T) *site {
 	s.web.Down("eth0")
 	s.web.ListenTCP(":80", ":443")
 	s.web.ListenUDP(":443")
-	s.knock(stranger4, stranger6)
 	return s
 }
 
-// edgesKnock has Cloudflare knock, too, until stop is called or the test ends.
-func (s *site) edgesKnock() (stop func()) { return s.knock(edge4, edge6) }
-
-func (s *site) knock(from ...netip.Addr) (stop func()) {
+// knock has strangers and Cloudflare try all doors, whether the machine is on or
+// off, until stop is called or the test ends.
+func (s *site) knock() (stop func()) {
 	var frames [][]byte
-	for _, a := range from {
-		frames = append(frames, s.knocks(a)...)
+	for _, who := range []netip.Addr{stranger4, stranger6, edge4, edge6} {
+		frames = append(frames, s.knocks(who)...)
 	}
 	return s.client.Stream("eth0", knockEvery, frames...)
 }

@@ -57,7 +57,7 @@ func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 // what was before. Logins since then have shown nothing about the new config.
 func (e *Engine) newTrial(text string, forced []Forced, o Order, open bool) *trial {
 	now := e.clock()
-	t := &trial{Since: now.wall.Round(0), Deadline: now.in(o.Confirm), Text: text, Forced: forced, Sessions: e.sessions(o.Session)}
+	t := &trial{Since: now.wall.Round(0), Deadline: now.in(o.Confirm), Text: text, Forced: forced, Sessions: e.sessions(o)}
 	if e.trial.pending() {
 		t.Before = e.trial.Before
 		return t
@@ -74,8 +74,8 @@ func (e *Engine) newTrial(text string, forced []Forced, o Order, open bool) *tri
 
 // sessions lists the connections to servers of SSH, with those that never leave
 // this host: a tunnel may bring them.
-func (e *Engine) sessions(own sshd.Session) []sshd.Session {
-	found, _ := e.ssh(e.config.Policy, own) // what is found counts
+func (e *Engine) sessions(o Order) []sshd.Session {
+	found, _ := e.sshFor(e.config.Policy, o) // what is found counts
 	all := slices.Clone(found.Sessions)
 	connections, _ := e.connections()
 	for _, c := range connections {
@@ -83,8 +83,8 @@ func (e *Engine) sessions(own sshd.Session) []sshd.Session {
 			all = append(all, sshd.Session{Local: c.Local, Remote: c.Remote})
 		}
 	}
-	if own.Remote.IsValid() {
-		all = append(all, own)
+	if o.Session.Remote.IsValid() {
+		all = append(all, o.Session)
 	}
 	return all
 }

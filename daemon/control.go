@@ -291,7 +291,7 @@ func peer(ctx context.Context) int {
 }
 
 // maxRequest bounds a request in bytes.
-const maxRequest = 64 << 10
+const maxRequest = 1 << 20 // an order may name thousands of sessions
 
 func (d *Daemon) handler() http.Handler {
 	mux := http.NewServeMux()

@@ -180,6 +180,8 @@ type Order struct {
 	Force bool `json:"force"`
 	// Session is the SSH session that the command came by, if any.
 	Session sshd.Session `json:"session"`
+	// SSH is what root sees of SSH on this host; nil: the daemon looks for itself.
+	SSH *sshd.Host `json:"ssh,omitempty"`
 	// Confirm is how long to wait for `cfwall confirm` before going back; 0: the
 	// order is final.
 	Confirm time.Duration `json:"confirm,omitzero"`
@@ -258,7 +260,7 @@ func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lo
 	if p.Audit {
 		return nil, nil // nothing is closed
 	}
-	lockouts, err := e.lockouts(ctx, p, host, o.Session)
+	lockouts, err := e.lockouts(ctx, p, host, o)
 	if o.Force {
 		err = nil
 	}
@@ -271,10 +273,11 @@ func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lo
 // --force has closed it. A tunnel cannot be up yet: closed is safe.
 func (e *Engine) LoadConfigOrFallback() {
 	ctx := context.Background() // what is asked of the kernel has a time limit of its own
+	order := Order{SSH: e.readSurvey()}
 	c, text, err := e.firstConfig()
 	if err == nil {
 		var lockouts []lockout
-		if lockouts, err = e.conflict(ctx, c.Policy, Order{}); err == nil {
+		if lockouts, err = e.conflict(ctx, c.Policy, order); err == nil {
 			e.use(c, text)
 			if e.rejected() {
 				e.configText = nil // it has worked before, and is kept
@@ -293,7 +296,7 @@ func (e *Engine) LoadConfigOrFallback() {
 	e.configProblems = []Problem{{"config-refused", Degraded,
 		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
 	if host, err := e.facts(e.config.Policy); err == nil {
-		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, sshd.Session{}) // an error is what the config was refused for
+		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, order) // an error is what the config was refused for
 		e.leaveOpen(e.state.unforced(lockouts))
 	}
 }

@@ -31,6 +31,9 @@ func findSSH(disk *patient, p firewall.Policy, own sshd.Session) (sshd.Host, err
 	found, err := patiently(disk, "the files of sshd", func(context.Context) (sshd.Host, error) {
 		return sshd.Find("", listeners, connections, own) // without sockets: what is configured
 	})
+	if os.Geteuid() != 0 {
+		found.Sessions = slices.DeleteFunc(found.Sessions, func(s sshd.Session) bool { return !s.Own }) // who only knocks looks the same
+	}
 	if err := errors.Join(errListeners, errConnections, err); err != nil {
 		return found, fmt.Errorf("finding out where SSH listens, and who is logged in: %w", err)
 	}
@@ -60,8 +63,8 @@ type lockout struct {
 //
 // A session counts at the port that its client used: the host may lead it to
 // another, and rules look at it before that.
-func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Host, own sshd.Session) ([]lockout, error) {
-	found, err := e.ssh(p, own)
+func (e *Engine) lockouts(ctx context.Context, p firewall.Policy, h firewall.Host, o Order) ([]lockout, error) {
+	found, err := e.sshFor(p, o)
 	if err != nil && len(found.Servers) == 0 && !errors.Is(err, fs.ErrPermission) {
 		return nil, err // what only root may read, as some write sshd's configuration, is no fault
 	}

@@ -37,7 +37,8 @@ once it is confirmed.`,
 			if err := o.refuseConfigFlag(cmd); err != nil {
 				return err
 			}
-			order := daemon.Order{Force: force, Session: daemon.OwnSession(), Confirm: confirm}
+			order := daemon.NewOrder()
+			order.Force, order.Confirm = force, confirm
 			if cmd.Flags().Changed("confirm") {
 				return o.try(cmd, order)
 			}

@@ -96,7 +96,7 @@ func (o *options) preview(cmd *cobra.Command, runs bool) error {
 	if err != nil {
 		return err
 	}
-	p, err := service.Plan(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
+	p, err := service.Plan(cmd.Context(), daemon.NewOrder())
 	switch {
 	case err != nil && runs: // it may be why a new version is wanted
 		say(cmd, "warning: what will change is not known: %v", err)

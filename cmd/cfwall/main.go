@@ -48,7 +48,7 @@ Cloudflare Tunnel to everybody. cfwall run does it, for as long as it runs.`,
 	root.AddGroup(&cobra.Group{ID: asking, Title: "asking:"}, &cobra.Group{ID: changing, Title: "changing:"}, &cobra.Group{ID: other, Title: "other:"})
 	addTo(root, asking, statusCommand(o), whyCommand(o), rangesCommand(o), checkCommand(o), planCommand(o), printCommand(o))
 	addTo(root, changing, applyCommand(o), confirmCommand(o), reloadCommand(o), allowCommand(o), offCommand(o), onCommand(o))
-	addTo(root, other, runCommand(o), installCommand(o), uninstallCommand(o), versionCommand(o), completionCommand())
+	addTo(root, other, runCommand(o), surveyCommand(o), installCommand(o), uninstallCommand(o), versionCommand(o), completionCommand())
 	return root
 }
 

@@ -29,7 +29,7 @@ planned whatever the daemon has.`,
 			if err != nil {
 				return err
 			}
-			p, err := planner.Plan(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
+			p, err := planner.Plan(cmd.Context(), daemon.NewOrder())
 			if err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ stays; so is mode tunnel while no tunnel is up.`,
 			if err != nil {
 				return err
 			}
-			report, err := client.Reload(cmd.Context(), daemon.Order{Session: daemon.OwnSession()})
+			report, err := client.Reload(cmd.Context(), daemon.NewOrder())
 			if err != nil {
 				return err
 			}

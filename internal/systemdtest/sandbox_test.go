@@ -24,7 +24,7 @@ func TestSandbox(t *testing.T) {
 		check(t, os.WriteFile(filepath.Join(d.root, "/usr/sbin/probe"), program, 0o755))
 		d.write(t, "/etc/systemd/system/probe.service", strings.NewReplacer(
 			"/usr/sbin/cfwall run", "/usr/sbin/probe", "/usr/sbin/cfwall\n", "/usr/sbin/probe\n",
-			"Type=notify", "Type=oneshot\nEnvironment="+prober+"=1", "Restart=always\n", "", "StandardOutput=null", "StandardOutput=journal",
+			"Type=notify", "Type=oneshot\nEnvironment="+prober+"=1", "Restart=always\n", "", "ExecStartPre=", "# ", "StandardOutput=null", "StandardOutput=journal",
 		).Replace(systemd.ServiceUnit))
 		check(t, os.WriteFile(filepath.Join(d.root, "/usr/sbin/cfwall"), program, 0o755)) // whose existence is verified
 		m := boot(t, d, newSite(t))

@@ -44,6 +44,9 @@ func (e *Engine) Check(ctx context.Context, o Order, probe bool) (Checked, error
 	checking := *e
 	checking.config = c
 	found.Problems, found.Probes = append(policyRemarks(c, host), checking.outboundProblems(host)...), []cloudflared.ProbeResult{}
+	if err := Unreadable(e.paths.Config); err != nil && e.paths.Config == DefaultPaths.Config && hasService() {
+		found.Problems = append(found.Problems, Problem{"config-unreadable", Warning, err.Error(), cureOf(err)})
+	}
 	found.Problems = append(found.Problems, e.withoutAudit(ctx, c, o)...)
 	if c.Policy.Mode == firewall.ModeTunnel || probe {
 		e.checkTunnel(ctx, &found, probe)

@@ -149,6 +149,9 @@ func (e *Engine) LoadState() {
 // the moment in which somebody replaces it.
 func (e *Engine) readConfig() (config.Config, []byte, error) {
 	b, err := e.readConfigFile(e.paths.Config)
+	if errors.Is(err, fs.ErrNotExist) && e.paths.ConfigToCome {
+		return config.Default(), []byte{}, nil
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		last, err := e.readStateFile(e.paths.lastConfig())
 		if len(last) > 0 {
@@ -164,7 +167,11 @@ func (e *Engine) readConfig() (config.Config, []byte, error) {
 		return config.Config{}, nil, refuse(ExitError, diskCure(err)+", then: cfwall reload", "reading the config: %w", err)
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "run it as root, or name another file with --config", ExitUsage}
+		hint := "run it as root, or name another file with --config"
+		if unreadable := Unreadable(e.paths.Config); unreadable != nil && e.self != (Process{}) {
+			hint = refusalOf(unreadable).Hint
+		}
+		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), hint, ExitUsage}
 	}
 	if err != nil {
 		return config.Config{}, nil, &Refusal{fmt.Errorf("reading the config: %w", err), "put a file there, or name another with --config", ExitUsage}

@@ -7,6 +7,10 @@ type Paths struct {
 	Config  string // the configuration file
 	State   string // directory of what must survive a reboot
 	Runtime string // directory of what must not
+
+	// ConfigToCome has a config file that is missing mean the default, whatever was
+	// there before: a new one is about to be written.
+	ConfigToCome bool
 }
 
 // DefaultPaths follow the Filesystem Hierarchy Standard.

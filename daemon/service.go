@@ -70,6 +70,7 @@ type PlanReport struct {
 	// Refused says why apply would ask for --force, or fail; "" where it would not.
 	Refused string `json:"refused,omitempty"`
 	Hint    string `json:"hint,omitempty"`
+	Exit    int    `json:"-"` // of a command that is refused for it; 0: not known
 }
 
 // Plan implements Service.
@@ -109,7 +110,7 @@ func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanRepo
 		err = foreignTable(have.Owner)
 	}
 	if err != nil {
-		report.Refused, report.Hint = err.Error(), refusalOf(err).Hint
+		report.Refused, report.Hint, report.Exit = err.Error(), refusalOf(err).Hint, refusalOf(err).Exit
 	}
 	return report, nil
 }

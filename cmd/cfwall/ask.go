@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -27,9 +28,14 @@ func consent(cmd *cobra.Command, yes bool, question string) error {
 // canAsk refuses where there is neither a terminal nor a --yes.
 func canAsk(cmd *cobra.Command, yes bool) error {
 	if !yes && !isTerminal(cmd.InOrStdin()) {
-		return usage("in scripts: "+cmd.CommandPath()+" --yes", "there is no terminal to ask on")
+		return usage("in scripts: "+asCalled(cmd)+" --yes", "there is no terminal to ask on")
 	}
 	return nil
+}
+
+// asCalled is a command by the name that this program was called by.
+func asCalled(cmd *cobra.Command) string {
+	return os.Args[0] + strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name())
 }
 
 // ask puts a question, to which anything but yes means no.

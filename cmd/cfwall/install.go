@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,15 +69,22 @@ func checkPrefix(prefix, root string) error {
 }
 
 func (o *options) install(cmd *cobra.Command, files []file, yes bool) error {
-	if err := cmp.Or(ownPaths(cmd), o.obstacle(cmd.Context()), inTheWay("", files), canAsk(cmd, yes)); err != nil {
+	if err := cmp.Or(ownPaths(cmd), o.obstacle(cmd.Context()), inTheWay("", files), daemon.Unreadable(o.paths.Config), canAsk(cmd, yes)); err != nil {
 		return err
 	}
 	runs := daemon.Holder(o.paths) != ""
-	if err := o.preview(cmd, runs); err != nil {
+	beforehand := *o
+	beforehand.paths.ConfigToCome = true
+	if err := beforehand.preview(cmd, runs); err != nil {
 		return err
 	}
+	question := "Install and start?"
+	if runs {
+		question = "Replace it?"
+		fmt.Fprint(cmd.OutOrStdout(), versionsText(o.runningVersion(cmd)))
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", installText(files, runs))
-	if err := consent(cmd, yes, "Install and start?"); err != nil {
+	if err := consent(cmd, yes, question); err != nil {
 		return err
 	}
 	err := withSystemd(cmd, func(ctx context.Context, s services) error {
@@ -104,9 +113,28 @@ func (o *options) preview(cmd *cobra.Command, runs bool) error {
 	case err != nil:
 		return err
 	case p.Refused != "":
-		return refusal(p.Hint, "%s", p.Refused)
+		return &daemon.Refusal{Err: errors.New(p.Refused), Hint: p.Hint, Exit: cmp.Or(p.Exit, daemon.ExitUsage)}
+	case p.Empty: // but there are files to write
+		return o.showPlan(cmd, p, "")
 	}
 	return o.showPlan(cmd, p, planWords(p))
+}
+
+// runningVersion is that of the daemon, or "" where it does not say.
+func (o *options) runningVersion(cmd *cobra.Command) string {
+	client, err := daemon.Dial(o.paths)
+	if err != nil {
+		return ""
+	}
+	s, err := client.Status(cmd.Context())
+	if err != nil {
+		return ""
+	}
+	return s.Daemon.Version
+}
+
+func versionsText(old string) string {
+	return fmt.Sprintf("cfwall %s runs here, this is %s\n", cmp.Or(old, "of a version that it does not tell"), version())
 }
 
 // installText lists what an installation does.
@@ -119,7 +147,9 @@ func installText(files []file, runs bool) string {
 			f.add("keep", "%s, as it is", one.path)
 		}
 	}
-	f.add("make", "the system user cfwall, unless it is there")
+	if _, err := user.Lookup("cfwall"); err != nil {
+		f.add("make", "the system user cfwall")
+	}
 	if runs {
 		f.add("restart", "%s, with the rules in force all the time", unitName)
 	} else {
@@ -162,8 +192,11 @@ func (o *options) showVerdict(cmd *cobra.Command) error {
 			break
 		}
 	}
-	w := cmd.OutOrStdout()
-	_, err = fmt.Fprintf(w, "installed: %s runs, and starts at every boot\n%s   mode %s\n%snext: cfwall status; edit %s, then: cfwall check, cfwall reload\n",
-		unitName, headline(w, s), s.Mode, problemsText(s.Problems), o.paths.Config)
+	w, next := cmd.OutOrStdout(), "cfwall status; edit "+o.paths.Config+", then: cfwall check, cfwall reload"
+	if s.Off != nil {
+		next = "sudo cfwall on"
+	}
+	_, err = fmt.Fprintf(w, "installed: %s runs, and starts at every boot\n%s   mode %s\n%snext: %s\n",
+		unitName, headline(w, s), s.Mode, problemsText(s.Problems), next)
 	return err
 }

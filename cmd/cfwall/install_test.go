@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,10 +110,10 @@ func TestTakeAway(t *testing.T) {
 	ours := slices.DeleteFunc(slices.Clone(someFiles), func(f file) bool { return f.theirs })
 	for _, have := range []string{" with a unit", " without a unit"} { // twice is once
 		s.asked = nil
-		if err := takeAway(t.Context(), s, s.root, ours); err != nil {
+		if err := takeAway(t.Context(), s, s.root, ours, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"disable cfwall.service" + have, "stop cfwall.service" + have, "reload without a unit"}
+		want := []string{"disable cfwall.service" + have, "stop cfwall.service" + have, makeCatalog + " without a unit", "reload without a unit"}
 		if diff := cmp.Diff(want, s.asked); diff != "" {
 			t.Errorf("systemd is asked (-want +got):\n%s", diff)
 		}
@@ -127,7 +128,7 @@ func TestTakeAwayLeavesTheFilesOfAServiceThatRuns(t *testing.T) {
 	if err := writeFiles(s.root, someFiles); err != nil {
 		t.Fatal(err)
 	}
-	if err := takeAway(t.Context(), s, s.root, someFiles); !errors.Is(err, errSystemd) {
+	if err := takeAway(t.Context(), s, s.root, someFiles, io.Discard); !errors.Is(err, errSystemd) {
 		t.Errorf("the error is %v", err)
 	}
 	if !exists(filepath.Join(s.root, localPrefix, programPath)) {
@@ -146,6 +147,7 @@ func TestInTheWay(t *testing.T) {
 		{"a link to our own unit", "etc/systemd/system/cfwall.service -> /usr/local/lib/systemd/system/cfwall.service", ""},
 		{"a package", "usr/lib/systemd/system/cfwall.service", "installed by a package"},
 		{"a package, without a merged /usr", "lib/systemd/system/cfwall.service", "installed by a package"},
+		{"a package that was removed and not purged", "var/lib/dpkg/info/cfwall.postrm", "removed here, but not purged"},
 		{"an older make install", "usr/sbin/cfwall", "there is a second cfwall at "},
 		{"a unit of the administrator's", "etc/systemd/system/cfwall.service", "systemd would use "},
 		{"masked", "etc/systemd/system/cfwall.service -> /dev/null", "cfwall.service is masked"},

@@ -175,6 +175,7 @@ others change is put right within milliseconds.`,
 			{"UNKNOWN", "The table holds rules that this version does not know."},
 		}},
 	}, exits: []exit{{daemon.ExitOK, "There is an answer, whatever it is."}}},
+	{page: "cfwall-install", seeAlso: "cfwall-config(5) cfwall-uninstall(8)"},
 	{page: "cfwall-check", seeAlso: "cfwall-config(5)", exits: []exit{
 		{daemon.ExitOK, "The file can come into force. There may be warnings."},
 		{daemon.ExitUsage, "The file has errors, or would be refused because it closes a way in by SSH."},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,19 @@ func packaged(root string) error {
 	return nil
 }
 
+// purgeScript is there for as long as dpkg knows a package, which may be removed.
+const purgeScript = "/var/lib/dpkg/info/cfwall.postrm"
+
+// purgeable refuses where a package was removed, but not purged: that could come
+// at any time, and take the configuration from what was installed meanwhile.
+func purgeable(root string) error {
+	if exists(filepath.Join(root, purgeScript)) {
+		return refusal("sudo apt-get purge cfwall first (it opens the ports until the installation), or install the package again",
+			"a package of cfwall was removed here, but not purged, and its purge would remove the configuration")
+	}
+	return nil
+}
+
 // removeCommand is how the package manager of this host removes cfwall.
 func removeCommand() string {
 	for _, manager := range []struct{ program, command string }{
@@ -83,7 +97,7 @@ func exists(path string) bool {
 // inTheWay says what on the host at root would not let the files of an
 // installation have their effect.
 func inTheWay(root string, files []file) error {
-	if err := packaged(root); err != nil {
+	if err := cmp.Or(packaged(root), purgeable(root)); err != nil {
 		return err
 	}
 	if other := filepath.Join(root, packagePrefix, programPath); exists(other) {

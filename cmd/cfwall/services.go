@@ -59,9 +59,7 @@ func place(ctx context.Context, s services, root string, files []file, warn io.W
 	if err := s.Run(ctx, "/bin/systemd-tmpfiles", "--create", filepath.Join(localPrefix, statePath)); err != nil {
 		return err
 	}
-	if err := s.Run(ctx, "/bin/journalctl", "--update-catalog"); err != nil {
-		fmt.Fprintf(warn, "warning: journalctl -x will not explain what cfwall logs: %v\n", err)
-	}
+	updateCatalog(ctx, s, warn, "journalctl -x will not explain what cfwall logs")
 	if err := s.Enable(ctx, unitName); err != nil {
 		return err
 	}
@@ -71,9 +69,16 @@ func place(ctx context.Context, s services, root string, files []file, warn io.W
 	return s.Restart(ctx, unitName)
 }
 
+// updateCatalog has the journal know the catalog as it is. A failure does little harm.
+func updateCatalog(ctx context.Context, s services, warn io.Writer, harm string) {
+	if err := s.Run(ctx, "/bin/journalctl", "--update-catalog"); err != nil {
+		fmt.Fprintf(warn, "warning: %s: %v\n", harm, err)
+	}
+}
+
 // takeAway stops the service and removes its files, the unit first. What is gone
 // already is no error.
-func takeAway(ctx context.Context, s services, root string, files []file) error {
+func takeAway(ctx context.Context, s services, root string, files []file, warn io.Writer) error {
 	if err := s.Disable(ctx, unitName); err != nil {
 		return err
 	}
@@ -85,5 +90,6 @@ func takeAway(ctx context.Context, s services, root string, files []file) error 
 			return err
 		}
 	}
+	updateCatalog(ctx, s, warn, "the journal still knows cfwall's events")
 	return s.Reload(ctx)
 }

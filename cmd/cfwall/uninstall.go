@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,20 +45,30 @@ func written(files []file) []file {
 }
 
 func (o *options) uninstall(cmd *cobra.Command, files []file, open, yes bool) error {
-	if err := cmp.Or(ownPaths(cmd), o.obstacle(cmd.Context()), notPackaged(files), unwritable("", files), canAsk(cmd, yes)); err != nil {
+	if err := cmp.Or(ownPaths(cmd), o.obstacle(cmd.Context()), notPackaged(files), unwritable("", files)); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s\n", uninstallText(files, open))
+	if len(files) == 0 && !open {
+		return o.showRemains(cmd, "cfwall is not installed here")
+	}
+	if err := canAsk(cmd, yes); err != nil {
+		return err
+	}
+	s, err := o.look(cmd)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s\n", uninstallText(files, open, s.Table.Present))
 	if err := consent(cmd, yes, "Remove the service?"); err != nil {
 		return err
 	}
-	err := withSystemd(cmd, func(ctx context.Context, s services) error {
+	err = withSystemd(cmd, func(ctx context.Context, s services) error {
 		if open {
 			if err := o.open(cmd); err != nil {
 				return err
 			}
 		}
-		return takeAway(ctx, s, "", files)
+		return takeAway(ctx, s, "", files, cmd.ErrOrStderr())
 	})
 	if err == nil && open {
 		err = daemon.ForgetOff(o.paths)
@@ -64,7 +76,7 @@ func (o *options) uninstall(cmd *cobra.Command, files []file, open, yes bool) er
 	if err != nil {
 		return err
 	}
-	return o.showRemains(cmd)
+	return o.showRemains(cmd, "removed: "+unitName)
 }
 
 // notPackaged leaves to the package manager what it has installed; beside it
@@ -76,14 +88,17 @@ func notPackaged(files []file) error {
 	return packaged("")
 }
 
-func uninstallText(files []file, open bool) string {
+func uninstallText(files []file, open, rules bool) string {
 	var f fields
 	f.add("stop", "%s, now and at every boot", unitName)
 	addFiles(&f, "remove", files)
-	if open {
+	switch {
+	case open:
 		f.add("open", "EVERY PORT TO EVERYBODY")
-	} else {
+	case rules:
 		f.add("keep", "the rules that are in force, until the next boot")
+	default:
+		f.add("leave", "EVERY PORT OPEN TO EVERYBODY, as it is now")
 	}
 	return "this will\n" + f.b.String()
 }
@@ -96,23 +111,46 @@ func (o *options) open(cmd *cobra.Command) error {
 	})
 }
 
-// showRemains says what is still there, and how to remove it.
-func (o *options) showRemains(cmd *cobra.Command) error {
+// look asks how things are.
+func (o *options) look(cmd *cobra.Command) (daemon.Status, error) {
 	service, err := o.reader(slog.DiscardHandler)
 	if err != nil {
-		return err
+		return daemon.Status{}, err
 	}
-	s, err := service.Status(cmd.Context())
+	return service.Status(cmd.Context())
+}
+
+// showRemains says what has become of the service, what is still there, and how
+// to remove it.
+func (o *options) showRemains(cmd *cobra.Command, done string) error {
+	s, err := o.look(cmd)
 	if err != nil {
 		return err
 	}
-	configs, w := filepath.Dir(o.paths.Config), cmd.OutOrStdout()
-	_, err = fmt.Fprintf(w, "removed: %s\n%skept: %s, %s and the user cfwall; to remove them:\n  sudo rm -r %[3]s %[4]s && sudo userdel cfwall\n",
-		unitName, rulesText(s), configs, o.paths.State)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%s%s", done, rulesText(s), o.keptText())
+	if s.Off != nil {
+		say(cmd, "cfwall stays switched off when it is installed again, until: sudo cfwall on")
+	}
 	if packaged("") != nil {
 		say(cmd, "a package has installed cfwall, too, which can take over: sudo systemctl enable --now cfwall")
 	}
 	return err
+}
+
+// keptText lists what an installation leaves, and how to remove it.
+func (o *options) keptText() string {
+	kept := slices.DeleteFunc([]string{filepath.Dir(o.paths.Config), o.paths.State}, func(dir string) bool { return !exists(dir) })
+	var cures []string
+	if len(kept) > 0 {
+		cures = append(cures, "sudo rm -r "+strings.Join(kept, " "))
+	}
+	if _, err := user.Lookup("cfwall"); err == nil {
+		kept, cures = append(kept, "the user cfwall"), append(cures, "sudo userdel cfwall")
+	}
+	if len(kept) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("kept: %s; to remove:\n  %s\n", strings.Join(kept, ", "), strings.Join(cures, " && "))
 }
 
 // rulesText says whether rules are in force that no daemon keeps true.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/internal/durable"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
@@ -186,18 +187,13 @@ func fetchVerb(ctx context.Context, d *Daemon, _ []byte) (any, error) {
 
 // serve listens on the control socket.
 func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
-	path := d.opts.Paths.socket()
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, &Refusal{fmt.Errorf("removing the old control socket: %w", err), "remove it: sudo rm -r " + path, ExitError}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	var l *net.UnixListener
+	err := durable.AsOwner(d.opts.Paths.Runtime, func() (err error) {
+		l, err = openSocket(d.opts.Paths.socket())
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("opening the control socket: %w", err)
-	}
-	l.SetUnlinkOnClose(false) // by the time that it closes there may be another in its place
-	if err := restrict(path); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("restricting the control socket: %w", err)
+		return nil, err
 	}
 	server := &http.Server{
 		Handler:           d.handler(),
@@ -210,6 +206,22 @@ func (d *Daemon) serve(ctx context.Context) (*http.Server, error) {
 	}
 	go func() { _ = server.Serve(limit(l, controlLimit)) }() // ends with Close
 	return server, nil
+}
+
+func openSocket(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, &Refusal{fmt.Errorf("removing the old control socket: %w", err), "remove it: sudo rm -r " + path, ExitError}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("opening the control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // by the time that it closes there may be another in its place
+	if err := restrict(path); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("restricting the control socket: %w", err)
+	}
+	return l, nil
 }
 
 // listen serves the control socket until the daemon ends.

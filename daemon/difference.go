@@ -107,7 +107,10 @@ func (p Paths) textInForce(ctx context.Context) (text []byte, known bool) {
 	defer cancel()
 	client, err := Dial(p)
 	if errors.Is(err, ErrNoDaemon) {
-		text, err = durable.OS{}.Read(p.lastConfig())
+		err = durable.AsOwner(p.State, func() error {
+			text, err = durable.OS{}.Read(p.lastConfig())
+			return err
+		})
 		return text, err == nil
 	}
 	if err != nil {

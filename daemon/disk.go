@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -92,11 +93,12 @@ func readConfigText(path string) ([]byte, error) {
 }
 
 func (e *Engine) readStateFile(path string) ([]byte, error) {
-	return patiently(e.stateDisk, path, func(context.Context) ([]byte, error) {
-		if err := untrusted(e.paths.State); err != nil {
-			return nil, err
-		}
-		return e.disk.Read(path)
+	return patiently(e.stateDisk, path, func(context.Context) (text []byte, err error) {
+		err = e.paths.inState(func() error {
+			text, err = e.disk.Read(path)
+			return err
+		})
+		return text, err
 	})
 }
 
@@ -117,13 +119,13 @@ type remembered struct {
 
 func (e *Engine) readState() (remembered, error) {
 	return patiently(e.stateDisk, e.paths.State, func(context.Context) (r remembered, err error) {
-		if err := untrusted(e.paths.State); err != nil {
-			return remembered{}, err
-		}
-		r.book, r.bookProblems = e.store.Load()
-		r.state, r.stateErr = loadState(e.disk, e.paths, e.clock())
-		r.trial = loadTrial(e.disk, e.paths)
-		return r, nil
+		err = e.paths.inState(func() error {
+			r.book, r.bookProblems = e.store.Load()
+			r.state, r.stateErr = loadState(e.disk, e.paths, e.clock())
+			r.trial = loadTrial(e.disk, e.paths)
+			return nil
+		})
+		return r, err
 	})
 }
 
@@ -172,7 +174,7 @@ func (e *Engine) write(path string, work func(durable.Disk) error) error {
 		if err := e.paths.makeState(); err != nil {
 			return none, err
 		}
-		return none, work(untilGivenUp{e.disk, ctx})
+		return none, e.paths.inState(func() error { return work(untilGivenUp{e.disk, ctx}) })
 	})
 	delete(e.unwritten, path)
 	if err != nil {
@@ -203,7 +205,7 @@ func (d untilGivenUp) Rename(from, to string) error {
 // writeTextfile writes the metrics. Their directory may belong to another user.
 func (e *Engine) writeTextfile(path, text string) error {
 	_, err := patiently(e.textfileDisk, path, func(context.Context) (none struct{}, err error) {
-		return none, durable.Write(e.textfile, path, []byte(text))
+		return none, durable.AsOwner(filepath.Dir(path), func() error { return durable.Write(e.textfile, path, []byte(text)) })
 	})
 	return err
 }
@@ -315,7 +317,7 @@ func stateProblem(err error) Problem {
 		cure = hint
 	} else if isNoAnswer(err) {
 		cure = lookAtDisk + "; it is read as soon as the disk answers"
-	} else if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+	} else if errors.Is(err, fs.ErrPermission) {
 		cure = giveBack
 	}
 	return Problem{"state-unreadable", Degraded, err.Error(), cure}
@@ -336,7 +338,7 @@ func diskCure(err error) string {
 		return lookAtDisk
 	case errors.Is(err, durable.ErrNotRegular):
 		return "remove the file named: nothing else belongs there"
-	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+	case errors.Is(err, fs.ErrPermission):
 		return giveBack
 	}
 	return "make the state directory writable"

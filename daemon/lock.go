@@ -25,7 +25,7 @@ func (p Paths) acquire(who string) (release func(), err error) {
 	if err := untrusted(p.Runtime); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	f, err := p.openLock(os.O_RDWR | os.O_CREATE)
 	if info, errStat := os.Lstat(p.lock()); errStat == nil && !info.Mode().IsRegular() {
 		f.Close() // of a nil file is an error, and no more
 		return nil, refuse(ExitError, "remove it: sudo rm -r "+p.lock(), "%s is not a regular file: nothing else belongs there", p.lock())
@@ -42,11 +42,20 @@ func (p Paths) acquire(who string) (release func(), err error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", p.lock(), err)
 	}
-	if err := errors.Join(durable.GiveToOwner(f), f.Truncate(0), writeHolder(f, who)); err != nil {
+	if err := errors.Join(f.Truncate(0), writeHolder(f, who)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("writing %s: %w", p.lock(), err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// openLock leaves it to the daemon's user, who may have put there what is root's.
+func (p Paths) openLock(flags int) (f *os.File, err error) {
+	err = durable.AsOwner(p.Runtime, func() error {
+		f, err = os.OpenFile(p.lock(), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+		return err
+	})
+	return f, err
 }
 
 var errRunning = errors.New("cfwall already runs here")
@@ -75,7 +84,7 @@ func writeHolder(f *os.File, who string) error {
 // Holder names who changes the table and the state now, such as "cfwall run (pid
 // 812, cfwall.service)". It is "" where nobody does for more than moments.
 func Holder(p Paths) string {
-	f, err := os.OpenFile(p.lock(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := p.openLock(os.O_RDONLY)
 	if err != nil {
 		return ""
 	}

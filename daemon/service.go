@@ -310,7 +310,9 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 
 // ForgetOff is for when the service is gone that was switched off: a new one
 // begins with the rules in force.
-func ForgetOff(p Paths) error { return durable.Remove(durable.OS{}, p.off()) }
+func ForgetOff(p Paths) error {
+	return durable.AsOwner(p.State, func() error { return durable.Remove(durable.OS{}, p.off()) })
+}
 
 func untilText(o Off) string {
 	if o.Until.IsZero() {

@@ -69,6 +69,15 @@ func rightfulOwner() string {
 	return "root:root"
 }
 
+// inState does work with the files of the state directory, as the daemon's user
+// where that is root's to do.
+func (p Paths) inState(work func() error) error {
+	if err := untrusted(p.State); err != nil {
+		return err
+	}
+	return durable.AsOwner(p.State, work)
+}
+
 // makeState makes the state directory. Where root does, for a command that works
 // without the daemon, it is the daemon's all the same.
 func (p Paths) makeState() error {

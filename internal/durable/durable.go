@@ -135,11 +135,7 @@ func (d OS) Mkdir(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(GiveToOwner(f), f.Close(), d.SyncDir(filepath.Dir(dir)))
+	return d.SyncDir(filepath.Dir(dir))
 }
 
 // Create makes a file of its own: what a crash has left at that path goes
@@ -152,25 +148,7 @@ func (d OS) Create(path string) (File, error) {
 	if mode == 0 {
 		mode = 0o640
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return nil, err
-	}
-	return f, GiveToOwner(f)
-}
-
-// GiveToOwner makes what root has just made belong to whoever owns the directory
-// that it is in: a daemon that is not root must be able to read it.
-func GiveToOwner(f *os.File) error {
-	dir, err := os.Stat(filepath.Dir(f.Name()))
-	if err != nil {
-		return err
-	}
-	owner := dir.Sys().(*syscall.Stat_t)
-	if os.Geteuid() != 0 || owner.Uid == 0 {
-		return nil
-	}
-	return f.Chown(int(owner.Uid), int(owner.Gid))
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 }
 
 // Rename implements Disk.

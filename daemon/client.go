@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/internal/procfs"
 	"github.com/cfwall/cfwall/ipranges"
 	"github.com/cfwall/cfwall/sshd"
 )
@@ -69,13 +71,63 @@ func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusOK {
-		return out, json.NewDecoder(response.Body).Decode(&out)
+		return out, decode(response.Body, &out)
 	}
 	var f failure
-	if err := json.NewDecoder(response.Body).Decode(&f); err != nil {
+	if err := decode(response.Body, &f); err != nil {
 		return out, refuse(ExitError, "restart the daemon, so that both are of one version", "the daemon does not know %q (%s)", name, response.Status)
 	}
 	return out, &Refusal{errors.New(f.Error), f.Hint, f.Exit}
+}
+
+// longestReply is many times what a daemon says, in bytes.
+const longestReply = 64 << 20
+
+// decode takes nothing from the daemon, which may have been broken into, that could
+// fill the memory, or command the terminal of root who reads it.
+func decode(body io.Reader, into any) error {
+	var said any
+	d := json.NewDecoder(io.LimitReader(body, longestReply))
+	d.UseNumber()
+	if err := d.Decode(&said); err != nil {
+		return fmt.Errorf("reading the daemon's answer: %w", err)
+	}
+	b, err := json.Marshal(printable(said))
+	if err != nil {
+		return fmt.Errorf("reading the daemon's answer: %w", err)
+	}
+	return json.Unmarshal(b, into)
+}
+
+// printable makes the texts in JSON printable.
+func printable(v any) any {
+	switch v := v.(type) {
+	case string:
+		return printableText(v)
+	case []any:
+		for i := range v {
+			v[i] = printable(v[i])
+		}
+	case map[string]any:
+		for key := range v {
+			v[key] = printable(v[key])
+		}
+	}
+	return v
+}
+
+// printableText replaces what a terminal would not print, but for ends of lines and
+// tabs.
+func printableText(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		words := strings.Split(line, "\t")
+		for j := range words {
+			words[j] = procfs.Printable(words[j])
+		}
+		lines[i] = strings.Join(words, "\t")
+	}
+	return strings.Join(lines, "\n")
 }
 
 // Status implements Service.

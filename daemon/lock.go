@@ -95,10 +95,11 @@ func Holder(p Paths) string {
 	return readHolder(f)
 }
 
+// readHolder makes it printable: a daemon that was broken into may have written it.
 func readHolder(f io.ReaderAt) string {
 	b, _ := io.ReadAll(io.NewSectionReader(f, 0, 200))
 	if holder := strings.TrimSpace(string(b)); holder != "" {
-		return holder
+		return printableText(holder)
 	}
 	return "another process"
 }

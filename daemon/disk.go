@@ -30,6 +30,7 @@ type disks struct {
 	configDisk   *patient
 	stateDisk    *patient
 	textfileDisk *patient
+	noTextfile   error // why the metrics were not written last
 
 	// unwritten are the files of the state directory that do not say what is in
 	// force, and why not.
@@ -204,10 +205,10 @@ func (d untilGivenUp) Rename(from, to string) error {
 
 // writeTextfile writes the metrics. Their directory may belong to another user.
 func (e *Engine) writeTextfile(path, text string) error {
-	_, err := patiently(e.textfileDisk, path, func(context.Context) (none struct{}, err error) {
+	_, e.noTextfile = patiently(e.textfileDisk, path, func(context.Context) (none struct{}, err error) {
 		return none, durable.AsOwner(filepath.Dir(path), func() error { return durable.Write(e.textfile, path, []byte(text)) })
 	})
-	return err
+	return e.noTextfile
 }
 
 // behind reports whether a disk is awaited, so that the next look comes soon.
@@ -307,7 +308,17 @@ func (e *Engine) diskProblems(now time.Time) []Problem {
 			problems = append(problems, Problem{"state-unwritable", Degraded, err.Error(), diskCure(err) + "; until then a restart begins with what was before"})
 		}
 	}
-	return problems
+	return append(problems, e.textfileProblems()...)
+}
+
+func (e *Engine) textfileProblems() []Problem {
+	path := e.config.Metrics.Textfile
+	if path == "" || e.noTextfile == nil || isNoAnswer(e.noTextfile) {
+		return nil
+	}
+	dir := filepath.Dir(path)
+	return []Problem{{"metrics-unwritable", Warning, "the metrics are not written: " + e.noTextfile.Error(),
+		"sudo systemctl edit cfwall: add ReadWritePaths=" + dir + " to [Service]; let the user cfwall write to " + dir + "; then: sudo systemctl restart cfwall"}}
 }
 
 // stateProblem says that the state is not known.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,5 +73,32 @@ func TestMetricsFollowTheConfig(t *testing.T) {
 	reload("[web]\ntcp = [443]\n")
 	if text := get(); strings.Contains(text, "cfwall_protected") {
 		t.Error("still offered though the config no longer says so")
+	}
+}
+
+// Where the metrics cannot be written, status says so until they can.
+func TestTextfileThatCannotBeWritten(t *testing.T) {
+	c, d, _, _ := serveTest(t)
+	dir := filepath.Join(t.TempDir(), "dir")
+	writeFile(t, dir, "in the place of the directory")
+	writeFile(t, d.engine.paths.Config, "[metrics]\ntextfile = \""+dir+"/cfwall.prom\"\n")
+	warned := func() bool {
+		_, err := c.Reload(t.Context(), Order{})
+		must(t, err)
+		s, err := c.Status(t.Context())
+		must(t, err)
+		return slices.ContainsFunc(s.Problems, func(p Problem) bool {
+			return p.Code == "metrics-unwritable" && p.Severity == Warning && strings.Contains(p.Text, dir) && strings.Contains(p.Cure, "ReadWritePaths="+dir+" ")
+		})
+	}
+	if !warned() {
+		t.Error("status does not say so")
+	}
+	must(t, os.Remove(dir))
+	if warned() {
+		t.Error("status still says so")
+	}
+	if info, err := os.Stat(dir + "/cfwall.prom"); err != nil || info.Mode() != 0o644 {
+		t.Errorf("the file: %v, %v", info, err)
 	}
 }

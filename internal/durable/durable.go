@@ -104,7 +104,8 @@ const maxFile = 4 << 20
 // ErrNotRegular says that something else than a regular file is at a path.
 var ErrNotRegular = errors.New("it is not a regular file")
 
-// OS is the real one. New files get Mode, or 0640 if it is zero.
+// OS is the real one. New files get Mode, whatever the umask is; if it is zero, what
+// the umask leaves of 0640.
 type OS struct{ Mode os.FileMode }
 
 // Read never follows a symbolic link, and never waits for a named pipe.
@@ -148,7 +149,14 @@ func (d OS) Create(path string) (File, error) {
 	if mode == 0 {
 		mode = 0o640
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil || d.Mode == 0 {
+		return f, err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Rename implements Disk.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -19,6 +20,20 @@ func TestWrite(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// Others may read the file whatever the umask is, if that is what it is for.
+func TestMode(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	for mode, want := range map[os.FileMode]os.FileMode{0: 0o600, 0o644: 0o644} {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := Write(OS{mode}, path, []byte("text")); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("mode %v, %v; want %v", info.Mode(), err, want)
+		}
 	}
 }
 

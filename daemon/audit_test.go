@@ -164,7 +164,7 @@ func TestAuditIsLoud(t *testing.T) {
 		}
 	}
 	d := &Daemon{engine: e}
-	if _, line := d.line(); !strings.HasPrefix(line, "AUDIT: nothing is dropped; mode cloudflare, ") {
+	if _, line, _ := d.line(); !strings.HasPrefix(line, "AUDIT: nothing is dropped; ") {
 		t.Errorf("the daemon says %q", line)
 	}
 	for _, q := range []Question{

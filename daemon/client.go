@@ -29,8 +29,15 @@ var ErrNoDaemon = errors.New("no cfwall daemon runs here")
 // bounded by 10 s, and so is an exchange with the kernel.
 const clientTimeout = 30 * time.Second
 
+// statusPatience is as long as a pass may hold an answer up: whoever looks whether
+// all is well hears soon that it is not.
+const statusPatience = longestPass
+
 // Client is the Service of the daemon, over its control socket.
-type Client struct{ http http.Client }
+type Client struct {
+	http  http.Client
+	paths Paths
+}
 
 // Dial finds the daemon; it fails with ErrNoDaemon where none runs.
 func Dial(p Paths) (*Client, error) {
@@ -47,7 +54,7 @@ func Dial(p Paths) (*Client, error) {
 		return nil, fmt.Errorf("asking the daemon: %w", err)
 	}
 	c.Close()
-	return &Client{http.Client{Timeout: clientTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+	return &Client{http.Client{Timeout: clientTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, p}, nil
 }
 
 func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out, err error) {
@@ -59,12 +66,15 @@ func call[Out any](ctx context.Context, c *Client, name string, in any) (out Out
 	if err != nil {
 		return out, err
 	}
+	begun := time.Now()
 	response, err := c.http.Do(r)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return out, refuse(ExitError, "look at the daemon's log and restart it; the rules stay in force meanwhile", "the daemon does not answer within %s", clientTimeout)
+		return out, refuse(ExitError, "look at its log and restart it: the rules stay in force meanwhile; to open every port: "+breakHanging,
+			"%s does not answer within %s", c.daemon(), time.Since(begun).Round(time.Second))
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
-		return out, refuse(ExitError, "repeat it in a moment", "the daemon is ending, or too many ask it at once: %w", err)
+		return out, refuse(ExitError, "repeat it in a moment; if it lasts, restart it: the rules stay in force meanwhile; to open every port: "+breakHanging,
+			"%s is ending, or too many ask it at once: %w", c.daemon(), err)
 	}
 	if err != nil {
 		return out, fmt.Errorf("asking the daemon: %w", err)
@@ -130,8 +140,18 @@ func printableText(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// daemon names it, where this user may see who it is.
+func (c *Client) daemon() string {
+	if holder := Holder(c.paths); holder != "" {
+		return "the daemon, " + holder + ","
+	}
+	return "the daemon"
+}
+
 // Status implements Service.
 func (c *Client) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
 	return call[Status](ctx, c, "status", nothing{})
 }
 

@@ -20,7 +20,8 @@ const (
 )
 
 // try puts the config file in force until it is confirmed, or for a time. What
-// to go back to is on disk before. Open says that there are no rules yet.
+// to go back to is on disk before. Open says that there are no rules yet. A config
+// that is in force has nothing to go back to, and stays: no trial begins.
 func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 	if o.Confirm < shortestTrial || o.Confirm > longestTrial {
 		return Report{}, refuse(ExitUsage, "such as: cfwall apply --confirm 60s", "a trial lasts from 1s to 1h, not %s", o.Confirm)
@@ -37,6 +38,13 @@ func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 		return Report{}, refuse(ExitUnprotected, "put a config in force that works (cfwall apply), then try another",
 			"nothing was changed, because there is nothing to go back to: the present config has never been in force: %w", e.lastErr)
 	}
+	if !open && e.isInForce(c) {
+		e.use(c, text)
+		e.keepForced(forcedOf(forced))
+		report, err := e.Pass(ctx)
+		report.Forced = e.state.forced
+		return report, err
+	}
 	if err := e.begin(e.newTrial(string(text), forcedOf(forced), o, open)); err != nil {
 		return Report{}, err
 	}
@@ -51,6 +59,11 @@ func (e *Engine) try(ctx context.Context, o Order, open bool) (Report, error) {
 	waiting := e.trial.at(e.clock())
 	report.Forced, report.Confirm = e.state.forced, &waiting
 	return report, nil
+}
+
+// isInForce holds for a config that means what is in force for good.
+func (e *Engine) isInForce(c config.Config) bool {
+	return e.config.Equal(c) && !e.trial.pending() && !e.state.isOff(e.clock())
 }
 
 // newTrial is about what is in force now or, where that is on trial itself, about
@@ -98,7 +111,7 @@ func (e *Engine) begin(t *trial) error {
 		return nil
 	}
 	e.keepTrial()
-	return refuse(ExitError, "make "+e.paths.State+" writable, and repeat the command",
+	return refuse(ExitError, e.diskCure(err)+", and repeat the command",
 		"nothing was changed, because what to go back to could not be written down: %w", err)
 }
 
@@ -307,7 +320,7 @@ func (e *Engine) Confirm(ctx context.Context, own sshd.Session) (Kept, error) {
 	}
 	kept := Kept{Since: e.trial.Since}
 	if err := e.forgetTrial(); err != nil {
-		return Kept{}, refuse(ExitError, "make "+e.paths.State+" writable, and repeat the command in time", "it is not confirmed, because that could not be written down: %w", err)
+		return Kept{}, refuse(ExitError, e.diskCure(err)+", and repeat the command in time", "it is not confirmed, because that could not be written down: %w", err)
 	}
 	e.remember()
 	kept.Cut = e.cut(ctx)
@@ -353,7 +366,7 @@ func (d *Daemon) try(ctx context.Context, o Order) (Report, error) {
 	if err != nil {
 		systemd.ConfigRefused.Log(d.opts.Log, "the config was not taken over for a trial", "error", err)
 	}
-	if d.engine.trial != was {
+	if d.engine.trial != was || err == nil {
 		d.follow(ctx, source, report, d.engine.lastErr)
 	}
 	return report, err

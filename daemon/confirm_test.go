@@ -250,7 +250,7 @@ func TestTrialIsConfirmed(t *testing.T) {
 					t.Errorf("status %+v", s)
 				}
 				r.in(t, func(context.Context) {
-					if _, line := r.line(); !strings.Contains(line, "on trial") {
+					if _, line, _ := r.line(); !strings.Contains(line, "on trial") {
 						t.Errorf("systemd is told %q", line)
 					}
 				})

@@ -47,7 +47,8 @@ type Daemon struct {
 	triedAt   time.Duration     // when the last one ended, after the host's start
 	fetching  bool
 	failures  int    // passes that failed in a row
-	announced string // the status line that was last announced
+	announced string // the status line that systemd was last told
+	logged    string // what of it was last news for the log
 
 	noTextfile, noWatch recurrent
 
@@ -102,8 +103,16 @@ func Run(ctx context.Context, o Options) error {
 	d.loop(ctx, hostChanged, resolversChanged)
 	d.stopTrial(ctx)
 	o.Notify.Stopping()
-	systemd.Stopped.Log(o.Log, "stopping; the rules stay in force")
+	systemd.Stopped.Log(o.Log, "stopping; "+d.whatStays())
 	return nil
+}
+
+// whatStays is how the end of the daemon leaves this host.
+func (d *Daemon) whatStays() string {
+	if d.engine.state.isOff(d.engine.clock()) {
+		return "every port stays open (cfwall off)"
+	}
+	return "the rules stay in force"
 }
 
 func newDaemon(e *Engine, o Options) *Daemon {

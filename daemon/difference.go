@@ -72,6 +72,7 @@ func (e *Engine) addDifference(s *Status) {
 	if file != nil {
 		s.Difference = differenceFrom(e.inForce, file, e.paths.Config)
 	}
+	reverted := e.trial != nil && !e.trial.Reverted.IsZero() && string(file) == e.trial.Text // to load it is no cure
 	refused := slices.ContainsFunc(e.configProblems, func(p Problem) bool { return p.Code == "config-refused" })
 	switch {
 	case refused:
@@ -80,7 +81,7 @@ func (e *Engine) addDifference(s *Status) {
 			"the config file is not the one in force, and a reload would refuse it: " + firstLine(err), "cfwall check says more; then: cfwall reload"})
 	case s.Difference == nil || !s.Difference.Meaning:
 		s.Difference = nil
-	default:
+	case !reverted:
 		s.Problems = append(s.Problems, Problem{"config-not-loaded", Warning,
 			fmt.Sprintf("the config file is not the one in force, it was not loaded since it changed (%s)", s.Difference), "cfwall plan, then: cfwall reload"})
 	}

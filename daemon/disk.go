@@ -250,7 +250,7 @@ func (e *Engine) makeState() bool {
 	})
 	if e.missing = err != nil && !isNoAnswer(err); e.missing {
 		e.stateProblems = []Problem{{"state-missing", Degraded, err.Error(),
-			"mount what belongs there (it is looked for every minute), or: sudo install -d -m 750 -o cfwall -g cfwall " + e.paths.State + " && sudo systemctl restart cfwall"}}
+			"mount what belongs there (it is looked for every minute), or: " + mendState(e.paths.State)}}
 	}
 	if e.missing && !known {
 		systemd.StateFailed.Log(e.log, "there is no state directory", "error", err)
@@ -304,8 +304,13 @@ func (e *Engine) diskProblems(now time.Time) []Problem {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(e.unwritten)) {
-		if err := e.unwritten[path]; !isNoAnswer(err) && !e.missing {
-			problems = append(problems, Problem{"state-unwritable", Degraded, err.Error(), diskCure(err) + "; until then a restart begins with what was before"})
+		err := e.unwritten[path]
+		if e.missing {
+			break // which says it all
+		}
+		p := Problem{"state-unwritable", Degraded, err.Error(), e.diskCure(err) + "; until then a restart begins with what was before"}
+		if !isNoAnswer(err) && !slices.Contains(problems, p) { // without the directory, all say the same
+			problems = append(problems, p)
 		}
 	}
 	return append(problems, e.textfileProblems()...)
@@ -322,25 +327,22 @@ func (e *Engine) textfileProblems() []Problem {
 }
 
 // stateProblem says that the state is not known.
-func stateProblem(err error) Problem {
+func (e *Engine) stateProblem(err error) Problem {
 	cure := "remove the file named, and restart cfwall; `cfwall allow` entries in it are lost"
 	if hint := refusalOf(err).Hint; hint != "" {
 		cure = hint
 	} else if isNoAnswer(err) {
 		cure = lookAtDisk + "; it is read as soon as the disk answers"
 	} else if errors.Is(err, fs.ErrPermission) {
-		cure = giveBack
+		cure = permissionCure(e.paths.State)
 	}
 	return Problem{"state-unreadable", Degraded, err.Error(), cure}
 }
 
 const lookAtDisk = "see what is wrong with the disk: dmesg, mount"
 
-// giveBack helps where root has made files that the daemon cannot use.
-const giveBack = "give the daemon its files back: sudo chown -R cfwall:cfwall /var/lib/cfwall, then: sudo systemctl restart cfwall"
-
 // diskCure says what helps against an error of writing, or of no answer.
-func diskCure(err error) string {
+func (e *Engine) diskCure(err error) string {
 	if hint := refusalOf(err).Hint; hint != "" {
 		return hint
 	}
@@ -350,7 +352,7 @@ func diskCure(err error) string {
 	case errors.Is(err, durable.ErrNotRegular):
 		return "remove the file named: nothing else belongs there"
 	case errors.Is(err, fs.ErrPermission):
-		return giveBack
+		return permissionCure(e.paths.State)
 	}
 	return "make the state directory writable"
 }

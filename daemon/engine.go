@@ -136,7 +136,7 @@ func (e *Engine) LoadState() {
 		systemd.StateFailed.Log(e.log, p.Text, "code", p.Code, "cure", p.Cure)
 	}
 	if err = errors.Join(err, loaded.stateErr); err != nil {
-		e.stateProblems = append(e.stateProblems, stateProblem(err))
+		e.stateProblems = append(e.stateProblems, e.stateProblem(err))
 		systemd.StateFailed.Log(e.log, "state is unreadable", "error", err)
 	}
 	if e.trial.pending() {
@@ -159,12 +159,12 @@ func (e *Engine) readConfig() (config.Config, []byte, error) {
 				"%s is gone", e.paths.Config)
 		}
 		if isNoAnswer(err) {
-			return config.Config{}, nil, refuse(ExitError, diskCure(err), "%s is not there, and whether cfwall has worked with one is not known: %w", e.paths.Config, err)
+			return config.Config{}, nil, refuse(ExitError, e.diskCure(err), "%s is not there, and whether cfwall has worked with one is not known: %w", e.paths.Config, err)
 		}
 		return config.Default(), []byte{}, nil
 	}
 	if isNoAnswer(err) {
-		return config.Config{}, nil, refuse(ExitError, diskCure(err)+", then: cfwall reload", "reading the config: %w", err)
+		return config.Config{}, nil, refuse(ExitError, e.diskCure(err)+", then: cfwall reload", "reading the config: %w", err)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		hint := "run it as root, or name another file with --config"
@@ -300,8 +300,12 @@ func (e *Engine) LoadConfigOrFallback() {
 		fallback, text, what = c, own, "it without what was refused" // the file is fine, it only does not go with this host
 	}
 	e.config, e.configText, e.inForce = fallback, nil, text
+	cure := "mend " + e.paths.Config
+	if hint := refusalOf(err).Hint; isGone(e.paths.Config) && hint != "" {
+		cure = hint
+	}
 	e.configProblems = []Problem{{"config-refused", Degraded,
-		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), "mend " + e.paths.Config + ", then: cfwall reload"}}
+		fmt.Sprintf("the config is refused, and in force is %s: %s", what, firstLine(err)), cure + ", then: cfwall reload"}}
 	if host, err := e.facts(e.config.Policy); err == nil {
 		lockouts, _ := e.lockouts(ctx, e.config.Policy, host, order) // an error is what the config was refused for
 		e.leaveOpen(e.state.unforced(lockouts))

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cfwall/cfwall/config"
 	"github.com/cfwall/cfwall/firewall"
@@ -10,36 +11,40 @@ import (
 )
 
 // announce tells systemd and the log in one line how things are, when that has
-// changed.
+// changed. That a problem is an hour older is no news for the log.
 func (d *Daemon) announce() {
-	event, line := d.line()
-	if line == d.announced {
-		return
+	event, line, news := d.line()
+	if line != d.announced {
+		d.announced = line
+		d.opts.Notify.Status(line)
 	}
-	d.announced = line
-	d.opts.Notify.Status(line)
-	event.Log(d.opts.Log, line)
+	if news != d.logged {
+		d.logged = news
+		event.Log(d.opts.Log, line)
+	}
 }
 
-func (d *Daemon) line() (event systemd.Event, text string) {
+// line says how things are: the text, and what of it is news when it changes.
+func (d *Daemon) line() (event systemd.Event, text, news string) {
 	e := d.engine
 	switch {
 	case e.state.isOff(e.clock()):
-		return systemd.Opened, "OFF: every port is open, until " + untilText(e.state.off.at(e.clock()))
+		text = "OFF: every port is open, until " + untilText(e.state.off.at(e.clock()))
+		return systemd.Opened, text, text
 	case e.lastErr != nil:
-		return systemd.Unprotected, "NOT PROTECTED: " + e.lastErr.Error()
+		text = "NOT PROTECTED: " + e.lastErr.Error()
+		return systemd.Unprotected, text, text
 	}
 	event, beginning, rest := systemd.Protected, "protected: ", describe(e.config, e.book)
-	switch {
-	case e.trial != nil:
-		event, beginning, rest = systemd.Degraded, "protected, but ", e.trial.problem(e.clock(), e.paths).Text
-	case len(e.configProblems) > 0:
-		event, beginning, rest = systemd.Degraded, "protected, but ", e.configProblems[0].Text
+	news = rest
+	problems := e.ownProblems(e.wallClock())
+	if i := slices.IndexFunc(problems, func(p Problem) bool { return p.Severity == Degraded }); i >= 0 {
+		event, beginning, rest, news = systemd.Degraded, "protected, but ", problems[i].Text, problems[i].Code
 	}
 	if e.config.Policy.Audit {
 		event, beginning = systemd.Audit, "AUDIT: nothing is dropped; "
 	}
-	return event, beginning + rest
+	return event, beginning + rest, beginning + news
 }
 
 // describe names the policy in one line.

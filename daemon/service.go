@@ -118,7 +118,7 @@ func (e *Engine) planOf(ctx context.Context, c config.Config, o Order) (PlanRepo
 // Apply implements Service.
 func (e *Engine) Apply(ctx context.Context, o Order) (Report, error) {
 	if o.Confirm != 0 {
-		return Report{}, refuse(ExitError, "start the daemon first (cfwall run), or give the command on a terminal, and it waits there",
+		return Report{}, refuse(ExitError, "start the daemon first ("+HowToStart()+"), or give the command on a terminal, and it waits there",
 			"no daemon runs that would go back in time")
 	}
 	if err := e.waits(); err != nil {
@@ -238,14 +238,14 @@ func (e *Engine) Allow(ctx context.Context, network netip.Prefix, lasting time.D
 	allowed := entry{network, now.in(whole.Sub(now.wall))}
 	entries := e.state.withAllowed(allowed, now)
 	if err := e.keep(e.paths.allow(), entries); err != nil {
-		return firewall.Temporary{}, notOpened(err)
+		return firewall.Temporary{}, e.notOpened(err)
 	}
 	before := e.state.allowed
 	e.state.allowed = entries
 	_, err := e.Pass(ctx)
 	if errors.Is(err, kernel.ErrForeign) { // as with off
 		e.state.allowed = before
-		return firewall.Temporary{}, errors.Join(err, notKept(e.keep(e.paths.allow(), before)))
+		return firewall.Temporary{}, errors.Join(err, e.notKept(e.keep(e.paths.allow(), before)))
 	}
 	added := firewall.Temporary{Network: network, Expires: allowed.Expires.at(now)}
 	systemd.Allowed.Log(e.log, "a network may reach the guarded ports for a while", "network", networkText(network), "until", clockText(added.Expires))
@@ -263,21 +263,21 @@ func (e *Engine) Disallow(ctx context.Context, network netip.Prefix) error {
 	e.state.allowed = left
 	_, err := e.Pass(ctx)
 	systemd.Disallowed.Log(e.log, "a network may not reach the guarded ports any more", "network", networkText(network))
-	return errors.Join(err, notKept(e.keep(e.paths.allow(), left)))
+	return errors.Join(err, e.notKept(e.keep(e.paths.allow(), left)))
 }
 
 // notOpened says that nothing was opened, because a restart would not know of it.
-func notOpened(err error) error {
-	return refuse(ExitError, diskCure(err)+", and repeat the command", "nothing was opened, because it could not be written down: %w", err)
+func (e *Engine) notOpened(err error) *Refusal {
+	return refuse(ExitError, e.diskCure(err)+", and repeat the command", "nothing was opened, because it could not be written down: %w", err)
 }
 
 // notKept says that something was closed that a restart would open again. To
 // close does not wait for the disk; to open does.
-func notKept(err error) error {
+func (e *Engine) notKept(err error) error {
 	if err == nil {
 		return nil
 	}
-	return refuse(ExitError, diskCure(err)+", and repeat the command", "it is closed, but that could not be written down: %w", err)
+	return refuse(ExitError, e.diskCure(err)+", and repeat the command", "it is closed, but that could not be written down: %w", err)
 }
 
 // Off implements Service.
@@ -286,7 +286,7 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 		return Off{}, refuse(ExitUsage, "name a time such as 15m", "%s is no time to come", lasting)
 	}
 	if lasting > 0 && !e.self.Running {
-		return Off{}, refuse(ExitError, "start the daemon first (cfwall run), or open the ports until further notice: cfwall off",
+		return Off{}, refuse(ExitError, "start the daemon first ("+HowToStart()+"), or open the ports until further notice: cfwall off",
 			"no daemon runs that would close the ports again in time")
 	}
 	now := e.clock()
@@ -295,7 +295,9 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 		off.Until = now.in(lasting)
 	}
 	if err := e.keep(e.paths.off(), off); err != nil {
-		return Off{}, notOpened(err)
+		refused := e.notOpened(err)
+		refused.Hint += "; or, now: " + breakGlass
+		return Off{}, refused
 	}
 	before := e.state.off
 	e.state.off = off
@@ -303,7 +305,7 @@ func (e *Engine) Off(ctx context.Context, lasting time.Duration) (Off, error) {
 	if errors.Is(err, kernel.ErrForeign) {
 		// It was refused: nothing may open the ports on the day that the table is free.
 		e.state.off = before
-		return Off{}, errors.Join(err, notKept(e.keep(e.paths.off(), before)))
+		return Off{}, errors.Join(err, e.notKept(e.keep(e.paths.off(), before)))
 	}
 	return off.at(now), err
 }
@@ -326,5 +328,5 @@ func (e *Engine) On(ctx context.Context) (Report, error) {
 	e.state.off = offSwitch{}
 	e.stayOn()
 	report, err := e.Pass(ctx)
-	return report, errors.Join(err, notKept(e.keep(e.paths.off(), offSwitch{})))
+	return report, errors.Join(err, e.notKept(e.keep(e.paths.off(), offSwitch{})))
 }

@@ -330,16 +330,15 @@ func (e *Engine) problems(now time.Time, t TableStatus) []Problem {
 		problems = append(problems, Problem{"table-foreign", Degraded, "another process holds the table, and it is not the daemon that answers at " + e.paths.socket(),
 			"ask that one, by its --runtime-dir; if it does not answer, restart it: the rules stay"})
 	case !e.self.Running:
-		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "start it: cfwall run"})
+		problems = append(problems, Problem{"no-daemon", Degraded, "no daemon keeps the table and the list up to date", "start it: " + HowToStart()})
 	}
-	problems = append(problems, e.guardian.problems(now)...)
-	problems = append(problems, e.ending.problems()...)
-	problems = append(problems, e.state.forcedProblems()...)
-	problems = append(problems, e.rangesProblems(now)...)
-	problems = append(problems, e.trialProblems(now)...)
-	problems = append(problems, e.configProblems...)
-	problems = append(problems, e.diskProblems(now)...)
-	return slices.Concat(problems, e.storeProblems, e.stateProblems)
+	return append(problems, e.ownProblems(now)...)
+}
+
+// ownProblems are those that are known without asking the kernel or others.
+func (e *Engine) ownProblems(now time.Time) []Problem {
+	return slices.Concat(e.trialProblems(now), e.configProblems, e.guardian.problems(now), e.ending.problems(), e.state.forcedProblems(),
+		e.diskProblems(now), e.stateProblems, e.storeProblems, e.rangesProblems(now))
 }
 
 func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
@@ -347,7 +346,7 @@ func (e *Engine) tableProblems(now time.Time, t TableStatus) []Problem {
 	case e.state.isOff(e.at(now)):
 		return []Problem{{"off", Unprotected, "switched off by `cfwall off`: every port is open", "cfwall on"}}
 	case !t.Present:
-		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (cfwall run), or once: cfwall apply"}}
+		return []Problem{{"no-table", Unprotected, "no table of cfwall's is in the kernel: every port is open", "start the daemon (" + HowToStart() + "), or once: cfwall apply"}}
 	case !t.Matches:
 		cure := "cfwall plan shows the difference, cfwall apply mends it"
 		if t.Ownership == firewall.Foreign {

@@ -120,7 +120,7 @@ func (t *trial) problem(m moment, p Paths) Problem {
 	case t.over(m):
 		return Problem{"confirm-overdue", Degraded,
 			fmt.Sprintf("the config was to be confirmed by %s, and what was to go back then has ended", clockText(t.at(m).Deadline)),
-			"start the daemon, which goes back first: cfwall run"}
+			"start the daemon, which goes back first: " + HowToStart()}
 	default:
 		return Problem{"unconfirmed", Degraded,
 			fmt.Sprintf("the config is on trial, and goes back at %s unless it is confirmed", clockText(t.at(m).Deadline)),

@@ -34,10 +34,18 @@ func untrusted(dir string) error {
 		return refuse(ExitError, "remove it: nothing else belongs there", "%s is not a directory", dir)
 	}
 	if stranger := whoElse(link, at); stranger != "" {
-		return refuse(ExitError, fmt.Sprintf("sudo chown -h %[2]s %[1]s && sudo chmod go-w %[1]s/, look who has been at its files, and restart cfwall", dir, rightfulOwner()),
+		return refuse(ExitError, "look who has been at its files, then: "+ownAgain(dir, link),
 			"%s is not used: %s could have put anything there", dir, stranger)
 	}
 	return nil
+}
+
+// ownAgain gives a directory, or the link to it, back to whom it belongs.
+func ownAgain(dir string, link unix.Stat_t) string {
+	if dir == DefaultPaths.State && link.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return mendState(dir)
+	}
+	return fmt.Sprintf("sudo chown -h %[2]s %[1]s && sudo chmod go-w %[1]s/, and restart cfwall", dir, rightfulOwner())
 }
 
 // whoElse names somebody else who may change a directory, or where a link leads.
@@ -56,19 +64,6 @@ func whoElse(link, at unix.Stat_t) string {
 	return ""
 }
 
-// isDaemon reports whether root sees the user whom systemd runs the daemon as.
-func isDaemon(uid uint32) bool {
-	u, err := user.Lookup(account)
-	return os.Geteuid() == 0 && err == nil && u.Uid == strconv.FormatUint(uint64(uid), 10)
-}
-
-func rightfulOwner() string {
-	if _, err := user.Lookup(account); err == nil {
-		return account + ":" + account
-	}
-	return "root:root"
-}
-
 // inState does work with the files of the state directory, as the daemon's user
 // where that is root's to do.
 func (p Paths) inState(work func() error) error {
@@ -85,7 +80,7 @@ func (p Paths) makeState() error {
 		return err
 	}
 	if err := (durable.OS{}).Mkdir(p.State); err != nil {
-		return fmt.Errorf("making the state directory: %w", err)
+		return refuse(ExitError, mendState(p.State), "making the state directory: %w", err)
 	}
 	u, err := user.Lookup(account)
 	if err != nil || os.Geteuid() != 0 {

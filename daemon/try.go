@@ -10,6 +10,7 @@ import (
 // Try carries out an order to be confirmed where no daemon runs: it is the
 // daemon until the trial is over, and goes back when the context ends. Begun is
 // called once the config is in force; that it does not return holds up nothing.
+// Where the config was in force before there is no trial, and all has been told.
 func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial, error) {
 	release, err := o.Paths.acquire("apply --confirm")
 	if err != nil {
@@ -31,6 +32,10 @@ func Try(ctx context.Context, o Options, order Order, begun func(Report)) (Trial
 	report, err := d.engine.try(ctx, order, open)
 	if err != nil {
 		return Trial{}, err
+	}
+	if report.Confirm == nil {
+		begun(report)
+		return Trial{}, nil
 	}
 	told := make(chan struct{})
 	go func() { // who writes to a terminal that was stopped (Ctrl-S) waits for as long

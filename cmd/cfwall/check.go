@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -62,7 +63,15 @@ func (o *options) check(cmd *cobra.Command, probe bool) error {
 		say(cmd, "warning: %s", r.Text)
 		say(cmd, "  hint: %s", r.Cure)
 	}
-	return o.show(cmd, c, fmt.Sprintf("%s%s: %s: %s\n%s", probesText(c.Probes), o.paths.Config, ok, describe(c.Config), configDiffText(c.Difference)))
+	refused := slices.ContainsFunc(c.Problems, func(p daemon.Problem) bool { return p.Code == "apply-refuses" })
+	if refused {
+		ok = "without mistakes, but not to be applied now"
+	}
+	err = o.show(cmd, c, fmt.Sprintf("%s%s: %s: %s\n%s", probesText(c.Probes), o.paths.Config, ok, describe(c.Config), configDiffText(c.Difference)))
+	if err == nil && refused {
+		return verdict(daemon.ExitUsage)
+	}
+	return err
 }
 
 // probesText names the ways in which Cloudflare answered.

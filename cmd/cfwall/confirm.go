@@ -59,7 +59,7 @@ func (o *options) try(cmd *cobra.Command, order daemon.Order) error {
 	if err != nil {
 		return err
 	}
-	if err := o.showTrial(cmd, report, order); err != nil {
+	if err := o.showTrial(cmd, report, order); err != nil || report.Confirm == nil {
 		return err
 	}
 	if !onTerminal {
@@ -69,8 +69,9 @@ func (o *options) try(cmd *cobra.Command, order daemon.Order) error {
 	return outcome(cmd, t, err)
 }
 
+// showTrial says what is on trial, if anything: not what was in force before.
 func (o *options) showTrial(cmd *cobra.Command, r daemon.Report, order daemon.Order) error {
-	if err := o.showReport(cmd, r); err != nil {
+	if err := o.showReport(cmd, r); err != nil || r.Confirm == nil {
 		return err
 	}
 	text := "Keep it: log in anew, and run there within " + within(order.Confirm) + ": cfwall confirm"
@@ -108,9 +109,16 @@ func (o *options) tryHere(cmd *cobra.Command, order daemon.Order) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	options := daemon.Options{Paths: o.paths, Version: version(), Log: slog.New(graveWarnings(cmd)), Level: &slog.LevelVar{}}
+	wasInForce := false
 	t, err := daemon.Try(ctx, options, order, func(r daemon.Report) {
 		_ = o.showTrial(cmd, r, order) // nobody may be there to read it
+		if r.Confirm == nil {
+			wasInForce = true
+		}
 	})
+	if wasInForce {
+		return err
+	}
 	if ctx.Err() != nil {
 		say(cmd, "") // behind the ^C
 	}

@@ -21,7 +21,7 @@ stays; so is mode tunnel while no tunnel is up.`,
 			client, err := daemon.Dial(o.paths)
 			if errors.Is(err, daemon.ErrNoDaemon) {
 				return &daemon.Refusal{Err: err, Exit: daemon.ExitError,
-					Hint: "start it (cfwall run), or apply the configuration once: cfwall apply"}
+					Hint: "start it (" + daemon.HowToStart() + "), or apply the configuration once: cfwall apply"}
 			}
 			if err != nil {
 				return err

@@ -66,7 +66,7 @@ func filesOf(page string) []knownFile {
 }
 
 var knownFiles = []knownFile{
-	{"/etc/cfwall/config.toml", "The configuration. It may be empty or missing, which means the default.",
+	{"/etc/cfwall/config.toml", "The configuration. It may be empty, which means the default. Missing, it counts as empty only where cfwall has never worked with one.",
 		"apply check config install plan print reload run"},
 	{"/var/lib/cfwall/", "What must survive a reboot. It belongs to root or to the user that the daemon runs as, and is not used where others may write to it.",
 		"run"},
@@ -178,7 +178,7 @@ others change is put right within milliseconds.`,
 	{page: "cfwall-install", seeAlso: "cfwall-config(5) cfwall-uninstall(8)"},
 	{page: "cfwall-check", seeAlso: "cfwall-config(5)", exits: []exit{
 		{daemon.ExitOK, "The file can come into force. There may be warnings."},
-		{daemon.ExitUsage, "The file has errors, or would be refused because it closes a way in by SSH."},
+		{daemon.ExitUsage, "The file has errors, or apply would refuse it because of SSH or of the tunnel."},
 	}},
 	{page: "cfwall-plan", sections: []section{
 		{title: "OUTPUT", text: `First what the change means, for this host and for those who reach it, with the
@@ -190,7 +190,7 @@ Then the same as commands of nft, in the transactions in which cfwall does it.`}
 	}},
 	{page: "cfwall-print", seeAlso: "cfwall-config(5) nft(8)"},
 	{page: "cfwall-apply", exits: []exit{
-		{daemon.ExitOK, "The configuration is in force. With --confirm, on a terminal: it was confirmed."},
+		{daemon.ExitOK, "The configuration is in force. With --confirm: it was before, or it was confirmed on a terminal."},
 		{daemon.ExitUsage, "The command line or the configuration is wrong, or it was refused because of SSH or of the tunnel. The policy in force stays."},
 		{daemon.ExitUnprotected, "cfwall is switched off, so that nothing is closed; or neither this configuration nor the one before it could be put in force."},
 		{daemon.ExitReverted, "The configuration waits to be confirmed, or was not, and the one before it is in force again; or another one waits."},
@@ -221,6 +221,7 @@ It writes its log to the standard error or, under systemd, to the journal.
 		{daemon.ExitOK, "A signal has ended it."},
 		{daemon.ExitError, "It could not begin: another one runs, or the kernel or its directories cannot be used."},
 		{daemon.ExitUsage, "The command line is wrong."},
+		{daemon.ExitUnprotected, "It has no right to change the firewall, or the kernel has no nf_tables: no other start mends that."},
 	}},
 	{page: "cfwall-ranges", sections: []section{
 		{title: "OUTPUT", text: "How many networks are in force, then these lines, then the networks:", items: []item{

@@ -23,7 +23,7 @@ code is 0 if it is, 3 if it is but something needs care, 4 if it is not, as with
 audit = true. Where the config file is not the one in force, it shows the lines.`,
 		Example: `  sudo cfwall status                           is this host protected?
   sudo cfwall status --watch                   again every two seconds
-  sudo cfwall status -o json | jq .verdict     for a script`,
+  sudo cfwall status -o json | jq -r .verdict  for a script`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {

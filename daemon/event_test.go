@@ -66,13 +66,13 @@ func TestEventsOfConfigs(t *testing.T) {
 			d.engine.table, d.engine.ssh = modeTable{d.table}, sshOn(2222)
 			d.fetcher.answer = saying(ipranges.Agree)
 		})
-		d.expectTold(t, "the start", "INFO protected")
+		d.expectTold(t, "the start", "INFO+2 degraded, INFO protected")
 		for _, c := range []struct{ text, want string }{
 			{"[web]\ntcp = [8443]\n", "INFO+2 config-loaded, INFO protected"},
 			{"[web]\ntcp = [8443] # the same\n", "INFO+2 config-loaded"},
 			{"[web]\ntpc = [443]\n", "ERROR config-refused, INFO+2 degraded"},
 			{"[web]\ntpc = [443]\n", "ERROR config-refused"},
-			{"[web]\ntcp = [2222]\n", "ERROR config-refused, INFO+2 degraded"}, // SSH listens there
+			{"[web]\ntcp = [2222]\n", "ERROR config-refused"}, // SSH listens there
 			{"audit = true\n", "INFO+2 config-loaded, WARN audit"},
 			{"audit = false\n", "INFO+2 config-loaded, INFO protected"},
 		} {
@@ -110,10 +110,10 @@ func TestEventsOfCommands(t *testing.T) {
 		r.must(t, func(ctx context.Context) error { _, err := r.engine.Off(ctx, 0); return err })
 		r.expectTold(t, "off", "WARN opened")
 		r.must(t, func(ctx context.Context) error { _, err := r.engine.On(ctx); return err })
-		r.expectTold(t, "on", "INFO protected")
+		r.expectTold(t, "on", "INFO+2 degraded")
 		r.must(t, func(ctx context.Context) error { _, err := r.engine.Off(ctx, time.Minute); return err })
 		time.Sleep(2 * time.Minute)
-		r.expectTold(t, "off for a minute", "WARN opened, INFO protected")
+		r.expectTold(t, "off for a minute", "WARN opened, INFO+2 degraded")
 	})
 }
 
@@ -134,7 +134,8 @@ func TestEventsOfTrials(t *testing.T) {
 		if err := r.confirm(sshd.Session{}); err != nil {
 			t.Error(err)
 		}
-		r.expectTold(t, "confirmed", "INFO+2 trial-confirmed, INFO protected")
+		r.expectTold(t, "confirmed", "INFO+2 trial-confirmed, INFO+2 degraded")
+		writeFile(t, r.engine.paths.Config, newText+"\n[allow]\nfrom = [\"192.0.2.1\"]\n")
 		r.mustTry(time.Minute)
 		r.told(t)
 		r.stop()
@@ -156,7 +157,7 @@ func TestEventsOfTheTable(t *testing.T) {
 		d.expectTold(t, "the kernel does not answer", "ERROR unprotected")
 		d.in(t, func(context.Context) { d.table.readErr = nil })
 		time.Sleep(2 * time.Minute)
-		d.expectTold(t, "it does again", "INFO protected")
+		d.expectTold(t, "it does again", "INFO+2 degraded")
 	})
 }
 
@@ -164,7 +165,7 @@ func TestEventsOfTheList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := startDaemon(t, func(d *testDaemon) { d.fetcher.answer = saying(ipranges.Agree) })
 		time.Sleep(time.Minute)
-		d.expectTold(t, "the list is unchanged", "INFO protected")
+		d.expectTold(t, "the list is unchanged", "INFO+2 degraded, INFO protected")
 		answers := func(f func() (ipranges.Answer, error)) {
 			t.Helper()
 			d.in(t, func(context.Context) { d.fetcher.answer = f })
@@ -177,8 +178,8 @@ func TestEventsOfTheList(t *testing.T) {
 		}
 		fetch(saying(ipranges.Agree, "188.42.0.0/20"), "INFO+2 list-changed, INFO protected")
 		fetch(saying(ipranges.Agree), "") // a removal is believed later
-		fetch(saying(ipranges.Disagree, "188.42.0.0/20", "189.42.0.0/20"), "WARN list-held")
-		fetch(saying(ipranges.Disagree, "188.42.0.0/20"), "") // the list in force, whatever the pages say
+		fetch(saying(ipranges.Disagree, "188.42.0.0/20", "189.42.0.0/20"), "WARN list-held, INFO+2 degraded")
+		fetch(saying(ipranges.Disagree, "188.42.0.0/20"), "INFO protected") // the list in force, whatever the pages say
 		d.must(t, func(ctx context.Context) error { _, err := d.engine.RollbackRanges(ctx); return err })
 		d.expectTold(t, "rolled back", "INFO+2 list-changed, INFO protected")
 		fetch(saying(ipranges.Agree, "188.42.0.0/20"), "") // what a human has undone
@@ -211,7 +212,7 @@ func TestEventsOfTheTunnel(t *testing.T) {
 			time.Sleep(after)
 			d.expectTold(t, after.String()+" later", want)
 		}
-		expect(90*time.Second, "INFO protected")
+		expect(90*time.Second, "INFO+2 degraded, INFO protected")
 		expect(time.Minute, "WARN tunnel-down")
 		expect(time.Hour, "")
 		connections.Store(4)

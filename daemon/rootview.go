@@ -55,7 +55,7 @@ func Survey(p Paths) error {
 	if err != nil {
 		return err
 	}
-	return saveJSON(durable.OS{}, p.rootView(), found)
+	return durable.AsOwner(p.Runtime, func() error { return saveJSON(durable.OS{}, p.rootView(), found) })
 }
 
 // readSurvey takes what a survey has left, once: it is true for that moment. Nil

@@ -25,6 +25,7 @@ const patience = 30 * time.Second
 type machine struct {
 	*testing.T
 	*disk
+	cgroups []string // in which all its processes are
 	nspawn  *exec.Cmd
 	off     chan struct{} // closed when it has no power any more
 	init    string        // the PID of its systemd, as seen from here
@@ -47,8 +48,8 @@ func boot(t *testing.T, d *disk, s *site) *machine {
 // powerOn switches a machine on and returns when its systemd is there.
 func powerOn(t *testing.T, d *disk, s *site) *machine {
 	t.Helper()
-	m := &machine{T: t, disk: d, off: make(chan struct{}), console: new(bytes.Buffer)}
-	m.nspawn = exec.Command("sh", append([]string{"-c", inOwnCgroup, "sh", m.cgroups()}, nspawn(d.root)...)...)
+	m := &machine{T: t, disk: d, off: make(chan struct{}), console: new(bytes.Buffer), cgroups: newCgroups(t)}
+	m.nspawn = exec.Command("sh", append([]string{"-c", inOwnCgroup, "sh", strings.Join(m.cgroups, " ")}, nspawn(d.root)...)...)
 	m.nspawn.Stdout, m.nspawn.Stderr = m.console, m.console
 	m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	s.web.Start(m.nspawn)
@@ -75,25 +76,19 @@ func (m *machine) end() {
 // their services, and to stop one would be to stop the other's.
 const inOwnCgroup = `for dir in $1; do mkdir -p "$dir" && echo $$ >"$dir/cgroup.procs"; done; shift; exec "$@"`
 
-// cgroups names the cgroup of a machine in each hierarchy, and removes it when
-// the test is over.
-func (m *machine) cgroups() string {
+// newCgroups names a cgroup that no other machine has, in each hierarchy.
+func newCgroups(t *testing.T) (dirs []string) {
+	t.Helper()
 	mounts, err := os.ReadFile("/proc/mounts")
-	check(m.T, err)
+	check(t, err)
 	name := fmt.Sprintf("cfwall-%d-%d", os.Getpid(), machines.Add(1))
-	var dirs []string
 	for line := range strings.Lines(string(mounts)) {
 		f := strings.Fields(line)
 		if f[2] == "cgroup2" || f[2] == "cgroup" && strings.Contains(f[3], "name=systemd") {
 			dirs = append(dirs, filepath.Join(f[1], name))
 		}
 	}
-	m.Cleanup(func() {
-		for _, dir := range dirs {
-			_ = exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run()
-		}
-	})
-	return strings.Join(dirs, " ")
+	return dirs
 }
 
 // nspawn is the program that boots a tree, in the network namespace that it is
@@ -131,11 +126,23 @@ func children(pid string) []string {
 	return strings.Fields(string(list))
 }
 
-// cut takes the power away.
+// cut takes the power away, and returns when the last process is gone: with the
+// first all are killed, but none is waited for. Only then a cgroup can be removed.
 func (m *machine) cut() {
+	m.Helper()
 	_ = m.nspawn.Process.Kill()
 	<-m.off
+	for _, dir := range m.cgroups {
+		for late := time.Now().Add(patience); exists(dir); time.Sleep(5 * time.Millisecond) {
+			_ = exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run()
+			if time.Now().After(late) {
+				m.Fatalf("after %v, not all of the machine is gone: %s", patience, dir)
+			}
+		}
+	}
 }
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // shutDown powers the machine off as its administrator would.
 func (m *machine) shutDown() {

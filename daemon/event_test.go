@@ -181,7 +181,7 @@ func TestEventsOfTheList(t *testing.T) {
 		fetch(saying(ipranges.Disagree, "188.42.0.0/20", "189.42.0.0/20"), "WARN list-held, INFO+2 degraded")
 		fetch(saying(ipranges.Disagree, "188.42.0.0/20"), "INFO protected") // the list in force, whatever the pages say
 		d.must(t, func(ctx context.Context) error { _, err := d.engine.RollbackRanges(ctx); return err })
-		d.expectTold(t, "rolled back", "INFO+2 list-changed, INFO protected")
+		d.expectTold(t, "rolled back", "INFO+2 list-changed, INFO+2 degraded")
 		fetch(saying(ipranges.Agree, "188.42.0.0/20"), "") // what a human has undone
 		fetch(down, "INFO+2 fetch-failed")
 		answers(saying(ipranges.Agree))

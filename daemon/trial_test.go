@@ -357,6 +357,7 @@ func TestTrialAfterAConfigThatNeverWorked(t *testing.T) {
 		if _, err := r.try(Order{}); err != nil {
 			t.Error(err)
 		}
+		writeFile(t, r.engine.paths.Config, newText+"[allow]\nfrom = [\"203.0.113.0/24\"]\n")
 		r.mustTry(time.Minute)
 	})
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -88,12 +90,28 @@ func (o *options) install(cmd *cobra.Command, files []file, yes bool) error {
 		return err
 	}
 	err := withSystemd(cmd, func(ctx context.Context, s services) error {
+		if err := notAlone(files[0]); err != nil {
+			return err
+		}
 		return place(ctx, s, "", files, cmd.ErrOrStderr())
 	})
 	if err != nil {
 		return err
 	}
 	return o.showVerdict(cmd)
+}
+
+// notAlone refuses a program that another has to load: in the sandbox of the unit
+// no other may be run (NoExecPaths=).
+func notAlone(program file) error {
+	f, err := elf.NewFile(bytes.NewReader(program.content))
+	if err != nil {
+		return fmt.Errorf("reading this program: %w", err)
+	}
+	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		return refusal("build it by make, or with CGO_ENABLED=0", "this cfwall was built with cgo, and needs a dynamic linker that its service may not run; nothing was changed")
+	}
+	return nil
 }
 
 // preview shows what will be in force, and refuses what apply would refuse.

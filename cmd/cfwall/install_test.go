@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -179,5 +180,24 @@ func lay(t *testing.T, root, what string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A program that was built with cgo could not be started in the sandbox.
+func TestProgramWithALinker(t *testing.T) {
+	static := filepath.Join(t.TempDir(), "static")
+	build := exec.Command("go", "build", "-o", static, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for path, refused := range map[string]bool{"/bin/true": true, static: false} {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := notAlone(file{content: content}); (err != nil) != refused {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

@@ -159,6 +159,9 @@ func (d *Daemon) closeWithoutLock(ctx context.Context, err error) error {
 func (d *Daemon) start(ctx context.Context) error {
 	d.engine.LoadState()
 	d.engine.makeState()
+	if os.Geteuid() != 0 {
+		d.engine.survey = d.engine.readSurvey()
+	}
 	d.engine.recallTrial()
 	d.engine.settle(ctx)
 	d.opts.Level.Set(d.engine.config.Log.Level)

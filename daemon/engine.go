@@ -34,6 +34,8 @@ type Fetcher interface {
 // that went. It is not safe for concurrent use: the daemon's loop owns it, or
 // a command that works without a daemon.
 type Engine struct {
+	survey *sshd.Host // what root saw of SSH before this daemon started; nil: it looks for itself
+
 	paths   Paths
 	version string
 	log     *slog.Logger
@@ -280,7 +282,7 @@ func (e *Engine) conflict(ctx context.Context, p firewall.Policy, o Order) ([]lo
 // --force has closed it. A tunnel cannot be up yet: closed is safe.
 func (e *Engine) LoadConfigOrFallback() {
 	ctx := context.Background() // what is asked of the kernel has a time limit of its own
-	order := Order{SSH: e.readSurvey()}
+	order := Order{SSH: e.survey}
 	c, text, err := e.firstConfig()
 	if err == nil {
 		var lockouts []lockout

@@ -58,11 +58,12 @@ func Survey(p Paths) error {
 	return durable.AsOwner(p.Runtime, func() error { return saveJSON(durable.OS{}, p.rootView(), found) })
 }
 
-// readSurvey takes what a survey has left, once: it is true for that moment. Nil
-// where none was made.
+// readSurvey takes what a survey has left, once: it is true for that start. Nil
+// where none was made. Root sees for itself, and believes nothing that the daemon's
+// user may have left.
 func (e *Engine) readSurvey() *sshd.Host {
 	var found *sshd.Host
-	_, err := patiently(e.stateDisk, e.paths.rootView(), func(context.Context) (none struct{}, err error) {
+	_, err := patiently(newPatient("the disk", startPatience), e.paths.rootView(), func(context.Context) (none struct{}, err error) {
 		text, err := e.disk.Read(e.paths.rootView())
 		if err != nil {
 			return none, err

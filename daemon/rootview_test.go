@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cfwall/cfwall/firewall"
+	"github.com/cfwall/cfwall/internal/durable"
+	"github.com/cfwall/cfwall/internal/lab"
 	"github.com/cfwall/cfwall/sshd"
 )
 
@@ -21,7 +23,8 @@ func TestRootTellsOfSSH(t *testing.T) {
 	}
 }
 
-// What a survey has left counts for the start after it, and for no other.
+// What a survey has left counts for the start after it, whatever is read again
+// meanwhile, and for no other.
 func TestSurvey(t *testing.T) {
 	e, table, _ := newTestEngine(t)
 	e.table = modeTable{table}
@@ -30,10 +33,28 @@ func TestSurvey(t *testing.T) {
 		Servers: []sshd.Server{{Address: netip.MustParseAddrPort("[::]:443"), Program: "sshd"}},
 	}))
 	for _, open := range []bool{true, false} {
+		e.survey = e.readSurvey()
 		e.LoadConfigOrFallback()
+		e.LoadConfigOrFallback() // as when /var is mounted a minute later
 		if _, err := e.Pass(t.Context()); err != nil || table.admits("198.51.100.7", 443) != open {
 			t.Errorf("open: %v, want %v (%v)", !open, open, err)
 		}
+	}
+}
+
+// The runtime directory is the daemon's user's, who could tell a daemon that is root
+// that nobody serves SSH.
+func TestRootBelievesNoSurvey(t *testing.T) {
+	if os.Geteuid() != 0 {
+		lab.Unprivileged(t, "it is about root")
+	}
+	d := startDaemon(t, func(d *testDaemon) {
+		p := d.engine.paths
+		d.engine.ssh = sshOn(443)
+		must(t, os.MkdirAll(p.Runtime, 0o755), saveJSON(durable.OS{}, p.rootView(), sshd.Host{}))
+	})
+	if !d.admits(t, "198.51.100.7", 443) {
+		t.Error("the port of SSH is closed")
 	}
 }
 

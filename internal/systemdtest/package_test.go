@@ -19,7 +19,7 @@ func (d *disk) deliver(t *testing.T, age string) (file string) {
 	}
 	content, err := os.ReadFile(found[0])
 	check(t, err)
-	file = "/root/" + filepath.Base(found[0])
+	file = "/srv/" + filepath.Base(found[0])
 	check(t, os.WriteFile(filepath.Join(d.root, file), content, 0o644))
 	return file
 }

@@ -15,8 +15,8 @@ func TestNobodyIsLockedOutOfSSH(t *testing.T) {
 	onEach(t, func(t *testing.T, suite string) {
 		l := newLife(t, suite)
 		l.install(l.new)
-		l.write(t, "/root/sshd.pl", poser)
-		l.write(t, "/etc/systemd/system/other.service", "[Service]\nSlice=critical.slice\nExecStart=/usr/bin/perl /root/sshd.pl 2222\n")
+		l.write(t, "/srv/sshd.pl", poser)
+		l.write(t, "/etc/systemd/system/other.service", "[Service]\nSlice=critical.slice\nExecStart=/usr/bin/perl /srv/sshd.pl 2222\n")
 		l.run("systemctl", "daemon-reload")
 		l.run("systemctl", "start", "other")
 		l.write(t, configFile, "[inbound]\npolicy = \"drop\"\nopen = [\"22/tcp\"]\n")

@@ -26,8 +26,8 @@ var troubles = []struct {
 	happens func(*life)
 }{
 	{"half a package", func(l *life) {
-		l.run("sh", "-c", "head -c 2000000 "+l.new+" >/root/half.deb")
-		l.expectRefused("", "dpkg", "-i", "/root/half.deb")
+		l.run("sh", "-c", "head -c 2000000 "+l.new+" >/srv/half.deb")
+		l.expectRefused("", "dpkg", "-i", "/srv/half.deb")
 		l.expectSaid("1.0.0 installed", "dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "cfwall")
 		l.expectVersion(l.old)
 	}},
